@@ -1,0 +1,48 @@
+"""Mistakes that a user can mend, and how a command reports them.
+
+Every command of the toolkit raises `UserError` for what its user did wrong: one or two lines that name the value,
+the file and line where there is one, and the remedy. `exit_on_user_error` turns it into that text on standard error
+and exit code 2, without a traceback. Anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+EXIT_CODE = 2
+# A launcher kills every rank as soon as one of them ends: the other ranks give rank 0 this long to print the message.
+OTHER_RANKS_WAIT_SECONDS = 20.0
+
+
+class UserError(Exception):
+    """A mistake of the user's. The message names the value and the remedy, in one or two lines."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean 'X'?)` for the choice nearest to `word`, or an empty string where none is near."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    return f" (did you mean {by_lower_case[found[0]]!r}?)" if found else ""
+
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Print a `UserError` raised inside, once over all ranks, and exit with code 2."""
+    try:
+        yield
+    except UserError as error:
+        rank = int(os.environ.get("RANK", "0"))
+        if rank > 0:
+            time.sleep(OTHER_RANKS_WAIT_SECONDS)
+        where = f" (rank {rank})" if rank > 0 else ""
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        # Under a launcher the other ranks may wait in a collective for this one: leave without its clean-up.
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.stdout.flush()
+            os._exit(EXIT_CODE)
+        sys.exit(EXIT_CODE)
