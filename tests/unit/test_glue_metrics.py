@@ -1,0 +1,141 @@
+"""Metrics against scikit-learn, SciPy and hand-computed values; averages against published ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from glue_eval.metrics import (
+    main_score,
+    majority_baseline,
+    mean_over_tasks,
+    official_average,
+    score,
+)
+from glue_eval.results import RunResult
+from glue_eval.tasks import TASKS
+
+SEEDS = range(20)
+
+# Devlin et al. 2019: BERT-large on the leaderboard, whose average is 80.5.
+BERT_LARGE = {
+    "CoLA": {"matthews": 60.5},
+    "SST-2": {"accuracy": 94.9},
+    "MRPC": {"f1": 89.3, "accuracy": 85.4},
+    "STS-B": {"pearson": 87.6, "spearman": 86.5},
+    "QQP": {"f1": 72.1, "accuracy": 89.3},
+    "MNLI": {"accuracy_matched": 86.7, "accuracy_mismatched": 85.9},
+    "QNLI": {"accuracy": 92.7},
+    "RTE": {"accuracy": 70.1},
+    "WNLI": {"accuracy": 65.1},
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_classification_equals_scikit_learn_on_random_draws(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels, predictions = random.integers(0, 2, size=(2, 50))
+    assert score(TASKS["CoLA"], predictions, labels).values == {
+        "matthews": pytest.approx(sklearn_metrics.matthews_corrcoef(labels, predictions), abs=0)
+    }
+    assert score(TASKS["MRPC"], predictions, labels).values == {
+        "accuracy": pytest.approx(sklearn_metrics.accuracy_score(labels, predictions), abs=0),
+        "f1": pytest.approx(sklearn_metrics.f1_score(labels, predictions), abs=0),
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_regression_equals_scipy_on_random_draws(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.uniform(0, 5, size=40)
+    predictions = labels + random.normal(0, 2, size=40)
+    assert score(TASKS["STS-B"], predictions, labels).values == {
+        "pearson": pytest.approx(stats.pearsonr(labels, predictions).statistic, rel=1e-12),
+        "spearman": pytest.approx(stats.spearmanr(labels, predictions).statistic, rel=1e-12),
+    }
+
+
+def test_values_computed_by_hand() -> None:
+    # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
+    labels = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    predictions = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    values = score(TASKS["QQP"], predictions, labels).values
+    assert values["accuracy"] == pytest.approx(7 / 10)
+    assert values["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    expected = (3 * 4 - 1 * 2) / math.sqrt((3 + 1) * (3 + 2) * (4 + 1) * (4 + 2))
+    assert score(TASKS["CoLA"], predictions, labels).values["matthews"] == pytest.approx(expected)
+    values = score(TASKS["STS-B"], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 8.0]).values
+    assert values["spearman"] == pytest.approx(1.0)
+    # Deviations -1.5 -0.5 0.5 1.5 and -2.5 -1.5 -0.5 4.5: covariance 11, squares 5 and 29.
+    assert values["pearson"] == pytest.approx(11 / math.sqrt(5 * 29))
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_predictions_are_zero_or_the_majority_and_flagged() -> None:
+    labels = [1, 1, 1, 0]
+    mrpc = score(TASKS["MRPC"], [1, 1, 1, 1], labels)
+    assert mrpc.collapsed
+    assert mrpc.values == {"accuracy": 0.75, "f1": pytest.approx(6 / 7)}
+    assert score(TASKS["MRPC"], [0, 0, 0, 0], labels).values["f1"] == 0.0
+    assert score(TASKS["CoLA"], [1, 1, 1, 1], labels).values == {"matthews": 0.0}
+    assert not score(TASKS["CoLA"], [1, 1, 1, 0], labels).collapsed
+    scores = [0.0, 1.0, 4.0, 5.0]
+    for predictions in ([2.5] * 4, [math.nan, 1.0, 2.0, 3.0], [math.inf, 1.0, 2.0, 3.0]):
+        constant = score(TASKS["STS-B"], predictions, scores)
+        assert (constant.collapsed, constant.values) == (True, {"pearson": 0.0, "spearman": 0.0})
+
+
+def test_regression_that_barely_moves_is_flagged_but_scored() -> None:
+    barely = score(TASKS["STS-B"], [2.50, 2.51, 2.52, 2.54], [0.0, 1.0, 4.0, 5.0])
+    assert barely.collapsed
+    assert barely.values["spearman"] == pytest.approx(1.0)
+    assert not score(TASKS["STS-B"], [2.4, 2.5, 2.5, 2.6], [0.0, 1.0, 4.0, 5.0]).collapsed
+
+
+def test_arrays_that_do_not_match_are_refused() -> None:
+    for predictions, labels in (([1], [1, 0]), ([], []), ([[1]], [[1]])):
+        with pytest.raises(ValueError, match="do not match"):
+            score(TASKS["RTE"], predictions, labels)
+
+
+def test_majority_baseline_answers_the_commonest_label() -> None:
+    assert majority_baseline(TASKS["MRPC"], [1, 1, 0]) == {"accuracy": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
+    assert majority_baseline(TASKS["CoLA"], [1, 1, 0]) == {"matthews": 0.0}
+    assert majority_baseline(TASKS["MNLI"], [0, 2, 2, 1]) == {"accuracy": 0.5}
+    assert majority_baseline(TASKS["STS-B"], [0.0, 5.0]) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_official_average_gives_the_published_one() -> None:
+    assert main_score(TASKS["MRPC"], BERT_LARGE["MRPC"]) == pytest.approx(87.35)
+    assert main_score(TASKS["MNLI"], BERT_LARGE["MNLI"]) == pytest.approx(86.3)
+    assert round(official_average(BERT_LARGE), 1) == 80.5
+
+
+def test_an_average_over_fewer_tasks_is_not_called_official() -> None:
+    some = {name: BERT_LARGE[name] for name in ("CoLA", "MRPC")}
+    assert mean_over_tasks(some) == pytest.approx((60.5 + 87.35) / 2)
+    with pytest.raises(ValueError, match="MNLI"):
+        official_average(some)
+
+
+def test_scores_of_several_dev_files_keep_apart() -> None:
+    task = TASKS["MNLI"]
+    assert task.name_scores("dev_mismatched", {"accuracy": 0.5}) == {"accuracy_mismatched": 0.5}
+    assert TASKS["MRPC"].name_scores("dev", {"accuracy": 0.5, "f1": 0.6}) == {"accuracy": 0.5, "f1": 0.6}
+
+
+def test_run_results_survive_json() -> None:
+    result = RunResult("RTE", 3, {"accuracy": 0.5}, True, 10, 5, 7, 1.25, 1e-4, "adan", 16, train_loss=math.nan)
+    kept = result.to_json()
+    assert kept["train_loss"] is None
+    assert RunResult.from_json(kept).to_json() == kept
+    assert RunResult.from_json(kept).scores == result.scores
+    with pytest.raises(ValueError, match=r"unknown members.*accuracy"):
+        RunResult.from_json({**kept, "accuracy": 1})
+    del kept["seed"]
+    with pytest.raises(ValueError, match=r"missing members.*seed"):
+        RunResult.from_json(kept)
