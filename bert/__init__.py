@@ -1,0 +1,1 @@
+"""BERT pretraining from scratch: raw text, tokenizer, packed blocks, masking, model."""

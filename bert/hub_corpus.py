@@ -1,0 +1,108 @@
+"""A data set of the Hugging Face hub as a corpus, read as a stream (offline: from the hub's cache)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nlp_adan.errors import UserError
+
+from .corpus import Corpus, OnBytes, Source
+from .table_files import missing_column
+from .text_files import text_pieces
+
+SPLIT = "train"
+HUB_TIMEOUT_SECONDS = 10.0
+
+
+class HubCorpus(Corpus):
+    """The training split of a hub data set.
+
+    name: "name" or "name:configuration"; missing: how a message begins that says there is no such local path either.
+
+    Raises: UserError where the hub has no such data set or cannot be reached.
+    """
+
+    def __init__(self, name: str, text_column: str, missing: str) -> None:
+        super().__init__(name)
+        self.path, _, configuration = name.partition(":")
+        self.configuration = configuration or None
+        self.text_column = text_column
+        self.revision = _find_revision(self.path, missing)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that change the documents."""
+        return {"text_column": self.text_column, "configuration": self.configuration, "split": SPLIT}
+
+    def _find_sources(self) -> list[Source]:
+        return [Source(self.name, None, self.revision)]
+
+    def check(self) -> None:
+        """See `Corpus.check`. Of a stream only the first record is looked at; the others while they are read."""
+        self._check_not_empty()
+
+    def documents(self, on_bytes: OnBytes | None = None) -> Iterator[str]:
+        """See `Corpus.documents`. `on_bytes` is told the bytes of the texts: the stream does not tell its own."""
+        rows = load_rows(self.path, self.configuration, self.revision)
+        for number, row in enumerate(rows):
+            if self.text_column not in row:
+                raise missing_column(f"the hub data set {self.name!r}", self.text_column, row)
+            text = row[self.text_column]
+            if text is not None and not isinstance(text, str):
+                raise UserError(
+                    f"the hub data set {self.name!r}, row {number}: the column {self.text_column!r} holds a "
+                    f"{type(text).__name__}, not text; name another with `--text_column`"
+                )
+            for document in text_pieces(text or ""):
+                if on_bytes is not None:
+                    on_bytes(len(document.encode("utf-8", errors="replace")))
+                yield document
+
+
+def load_rows(path: str, configuration: str | None, revision: str | None) -> Iterator[dict[str, Any]]:
+    """The rows of a data set's training split, streamed; where the hub is switched off, from its local cache.
+
+    Raises: UserError where the data set cannot be loaded: configuration or split missing, no access.
+    """
+    import datasets
+
+    offline = bool(datasets.config.HF_HUB_OFFLINE)
+    try:
+        rows = datasets.load_dataset(path, configuration, split=SPLIT, streaming=not offline, revision=revision)
+        yield from rows
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the hub data set {path!r} (configuration {configuration or 'none'}, split {SPLIT!r}) cannot be read: "
+            f"{reason}. Name the configuration as `--data NAME:CONFIGURATION`"
+        ) from error
+
+
+def _find_revision(path: str, missing: str) -> str | None:
+    """The newest revision of a hub data set; None where the hub is switched off and a cached copy has to do."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        try:
+            next(load_rows(path, None, None), None)
+        except UserError as error:
+            raise UserError(
+                f"{missing}, and the hub data set of this name is not in the local cache while HF_HUB_OFFLINE is set"
+            ) from error
+        return None
+    try:
+        return str(huggingface_hub.HfApi().dataset_info(path, timeout=HUB_TIMEOUT_SECONDS).sha)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{missing}, and the hub has no data set {path!r} (or it is private: `hf auth login`)"
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{missing}, and the hub refused the data set {path!r}: {reason}") from error
+    except Exception as error:
+        raise UserError(
+            f"{missing}, and the hub cannot be reached to look for a data set {path!r} ({type(error).__name__}); "
+            "give a local path, or connect to the network"
+        ) from error
