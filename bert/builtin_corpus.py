@@ -28,7 +28,7 @@ from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
 from . import docstrings
 
 # Counted up when the same packages would give another text.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 # "stdlib" stands for Python itself; the others are import names, the toolkit's dependencies and theirs.
 PACKAGES = (
     "accelerate",

@@ -61,7 +61,7 @@ _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\s*\[[\w#*-]{1,12}\]_"), ""),  # a citation, [1]_
     (re.compile(r"``([^`]*)``"), r"\1"),
     (re.compile(r"`([^`]*)`_{0,2}"), r"\1"),
-    (re.compile(r"(?<![\w*])\*{1,2}(\S(?:[^*]*\S)?)\*{1,2}(?![\w*])"), r"\1"),
+    (re.compile(r"(?<![\w*])(\*{1,2})([^\s*](?:[^*]*[^\s*])?)\1(?![\w*])"), r"\2"),
     (re.compile(r"\s+"), " "),
 )
 _MARKUP = re.compile(r"[`*\[\]]|  ")

@@ -70,7 +70,8 @@ def sample_documents(documents: Iterable[str], sample_bytes: int, total_bytes: i
     """Documents of about `sample_bytes` bytes (UTF-8) in all, at most that and one document.
 
     With the corpus' size given, documents are chosen by their hash, evenly over the corpus; without it (a stream) the
-    sample is the corpus' beginning. The order is kept.
+    sample is the corpus' beginning. (Of compressed files the size is too small, and the sample ends before the corpus
+    does.) The order is kept.
     """
     share = 1.0 if not total_bytes else min(1.0, sample_bytes / total_bytes)
     left = sample_bytes
