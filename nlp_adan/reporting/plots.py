@@ -1,0 +1,126 @@
+"""Plots as SVG text: the same input gives the same bytes, and the ink follows the page's text colour.
+
+Matplotlib is imported when a plot is drawn, not before, and without pyplot: no window system, no global state.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+# Readable on white and on near-black, and told apart by colour-blind readers (after Okabe and Ito 2008).
+COLOURS = ("#0a7fc4", "#e06b00", "#12966f", "#c95a9b", "#8b6fd6", "#a8860a")
+DASHES = ("-", "--", "-.", ":")
+# Stands for the page's text colour until the SVG is done; matplotlib does not know `currentColor`.
+INK = "#010203"
+WIDTH_INCHES, HEIGHT_INCHES = 6.4, 3.4
+
+
+def line_plot(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    horizontal_lines: Mapping[str, float] | None = None,
+) -> str:
+    """Lines through points; returns an SVG element.
+
+    Args:
+        series: Points (x, y) by the name that the legend shows.
+        x_label: What x is, with its unit.
+        y_label: What y is, with its unit.
+        title: Stands above the plot; may be empty, where a caption follows.
+        horizontal_lines: Levels to compare with, by the name that the legend shows.
+    """
+    with _figure(HEIGHT_INCHES) as (figure, axes):
+        for place, (name, points) in enumerate(series.items()):
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            marker = "o" if len(points) < 2 else ""
+            style = DASHES[place // len(COLOURS) % len(DASHES)]
+            axes.plot(xs, ys, style, color=COLOURS[place % len(COLOURS)], label=name, marker=marker, linewidth=1.8)
+        for place, (name, level) in enumerate((horizontal_lines or {}).items()):
+            axes.axhline(level, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1.0, alpha=0.7, label=name)
+        if series or horizontal_lines:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        _label(axes, x_label, y_label, title)
+        return _svg(figure)
+
+
+def dot_plot(
+    rows: Mapping[str, Sequence[float]],
+    x_label: str,
+    title: str = "",
+    marks: Mapping[str, float] | None = None,
+    mark_name: str = "baseline",
+) -> str:
+    """A row of dots per name, first name on top; returns an SVG element.
+
+    Args:
+        rows: Values by row name; each value is a dot.
+        x_label: What the values are, with their unit.
+        title: Stands above the plot; may be empty.
+        marks: One value per row to compare the dots with, drawn as an upright stroke.
+        mark_name: What the strokes are, for the legend.
+    """
+    names = list(rows)
+    with _figure(0.9 + 0.28 * max(len(names), 2)) as (figure, axes):
+        for height, name in enumerate(reversed(names)):
+            axes.plot(rows[name], [height] * len(rows[name]), "o", color=COLOURS[0], alpha=0.8, markersize=6)
+        marked = (
+            [(marks[name], height) for height, name in enumerate(reversed(names)) if name in (marks or {})]
+            if marks
+            else []
+        )
+        if marked:
+            axes.plot(
+                *zip(*marked, strict=True), "|", color=COLOURS[1], markersize=13, markeredgewidth=2, label=mark_name
+            )
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axes.set_yticks(range(len(names)), list(reversed(names)))
+        axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
+        _label(axes, x_label, "", title)
+        return _svg(figure)
+
+
+@contextmanager
+def _figure(height_inches: float) -> Iterator[tuple[Any, Any]]:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # Text stays text (fonttype none): small files, the page's font. The salt makes element names reproducible.
+    settings = {"svg.hashsalt": "nlp_adan", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0.0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0.0)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK)
+        for spine in axes.spines.values():
+            spine.set_edgecolor(INK)
+            spine.set_alpha(0.4)
+        yield figure, axes
+
+
+def _label(axes: Any, x_label: str, y_label: str, title: str) -> None:
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    if title:
+        axes.set_title(title, color=INK, fontsize=11)
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element of any width, without the time stamp and the declarations of a file."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S).strip() + "\n"

@@ -1,0 +1,130 @@
+"""The document model and its renderings: escaping, completeness, and the same bytes for the same input."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nlp_adan.reporting import Column, Document, Image, Note, Paragraph, Section, Table, finite, write_report
+from nlp_adan.reporting.plots import dot_plot, line_plot
+
+HOSTILE = 'a|b <script>alert("x")</script> *bold* `code` [link](x) _it_ run_a_1'
+
+
+class Collector(HTMLParser):
+    """The tags of a page, the text of its cells, and whether every opened tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br", "img", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def make_document(svg: str = "<svg></svg>") -> Document:
+    table = Table((Column("Name"), Column("Value", "right")), ((HOSTILE, "1.0"), ("two\nlines", "12.5")), "A caption")
+    blocks = (Paragraph(HOSTILE), Note("Mind this."), table, Image("curve", svg, "The loss falls.", "Loss"))
+    return Document("Report on *x*", "It <works>.", (Section("Scores", blocks),), ("Above all",))
+
+
+def parse(html: str) -> Collector:
+    page = Collector()
+    page.feed(html)
+    assert page.open == []
+    return page
+
+
+def test_markdown_keeps_hostile_text_as_text() -> None:
+    text = make_document().to_markdown()
+    assert text.startswith("# Report on \\*x\\*\n\n> **Above all**\n\n**It \\<works>.**\n\n## Scores\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    # Escaped pipes aside, every row has the same two cells, and the line break is gone.
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3, 3]
+    assert "two lines" in rows[3]
+    assert re.fullmatch(r"\| -+ \| -+: \|", rows[1])
+    assert "<script" not in text.replace("\\<script", "")
+    assert "run_a_1" in text
+    assert "\\_it\\_" in text
+    assert "![The loss falls.](curve.svg)" in text
+
+
+def test_html_is_one_page_without_anything_from_outside() -> None:
+    html = make_document(line_plot({"a": [(0, 1), (1, 0)]}, "step", "loss")).to_html()
+    page = parse(html)
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 1
+    assert [address for address in page.addresses if not address.startswith("#")] == []
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert HOSTILE in page.text
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
+    assert 'aria-label="The loss falls."' in html
+    assert html.index("It &lt;works&gt;.") < html.index("<h2>Scores</h2>")
+
+
+def test_a_table_with_a_missing_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 cells in a table of 2 columns"):
+        Table((Column("a"), Column("b")), (("1",),))
+
+
+def test_nan_and_infinity_become_null() -> None:
+    assert finite({"a": [1.0, math.nan, (math.inf, 2)], "b": "nan"}) == {"a": [1.0, None, [None, 2]], "b": "nan"}
+
+
+def test_write_report_writes_all_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    write_report(folder, make_document("<svg><g/></svg>"), {"loss": math.nan, "steps": 3})
+    assert sorted(path.name for path in folder.iterdir()) == ["curve.svg", "report.html", "report.json", "report.md"]
+    values = json.loads((folder / "report.json").read_text())
+    assert values == {"title": "Report on *x*", "summary": "It <works>.", "loss": None, "steps": 3}
+    assert ElementTree.fromstring((folder / "curve.svg").read_text())[0].tag == "style"
+    write_report(folder, make_document(), {"steps": 4})
+    assert json.loads((folder / "report.json").read_text())["steps"] == 4
+
+
+def test_plots_are_svg_with_the_same_bytes_each_time() -> None:
+    def draw_line() -> str:
+        points = {"adan <1>": [(0.0, 6.5), (100.0, 5.9)], "adamw": [(0.0, 6.5), (100.0, 6.0)]}
+        return line_plot(points, "step", "loss (nats)", "Loss", {"unigram": 6.4})
+
+    def draw_dots() -> str:
+        return dot_plot({"CoLA": [1.0, 2.0], "RTE": [50.0], "none": []}, "score", "Dots", {"RTE": 52.0}, "majority")
+
+    for draw, words in ((draw_line, ("adan &lt;1&gt;", "unigram", "loss (nats)")), (draw_dots, ("CoLA", "majority"))):
+        svg = draw()
+        assert svg == draw()
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert "viewBox" in root.attrib
+        assert "width" not in root.attrib
+        assert "currentColor" in svg
+        assert "#010203" not in svg
+        assert all(word in svg for word in words)
+
+
+def test_plots_of_nothing_are_drawn() -> None:
+    assert line_plot({}, "step", "loss").startswith("<svg")
+    assert dot_plot({}, "score").startswith("<svg")
