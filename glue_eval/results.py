@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nlp_adan.reporting import finite
 from nlp_adan.storage import write_json
 
 
@@ -65,14 +66,3 @@ class RunResult:
     def save(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all."""
         write_json(path, self.to_json())
-
-
-def finite(value: Any) -> Any:
-    """A copy of a JSON value in which NaN and infinities, which JSON does not have, are None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
