@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm.auto import tqdm
 
+TERMINAL_INTERVAL_SECONDS = 0.5
+LOG_FILE_INTERVAL_SECONDS = 10.0  # into a file or a pipe each redrawing is a line
 
-def progress(iterable: Iterable[Any] | None = None, *, description: str, unit: str, total: int | None = None) -> tqdm:
+
+def progress(
+    iterable: Iterable[Any] | None = None, *, description: str, unit: str, total: int | None = None, initial: int = 0
+) -> tqdm:
     """A bar over `iterable`, or one to `update` by hand. `unit` names what is counted, in the singular."""
     return tqdm(
         iterable,
         desc=description,
         unit=f" {unit}",
         total=total,
+        initial=initial,
         unit_scale=unit == "byte",
         dynamic_ncols=True,
-        mininterval=0.5,
+        mininterval=TERMINAL_INTERVAL_SECONDS if sys.stderr.isatty() else LOG_FILE_INTERVAL_SECONDS,
         disable=int(os.environ.get("RANK", "0")) > 0,
     )

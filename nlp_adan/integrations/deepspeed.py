@@ -60,3 +60,14 @@ def single_process_environment() -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+
+
+def init_communication() -> None:
+    """Start DeepSpeed's communication on the process group that is there.
+
+    On CPU ranks accelerate starts torch's only; ZeRO-3 then takes the world for one rank when it builds a model.
+    """
+    import deepspeed
+
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)

@@ -1,0 +1,240 @@
+"""Pretraining of a masked language model: raw text in, a model folder that `from_pretrained` loads out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import CONFIG_MAPPING, AutoConfig, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+
+from bert.masking import IGNORED_LABEL, MaskedBlocks, MaskingCollator
+from bert.model import STATISTICS, build_model, load_config
+from bert.prepare import PreparedData, prepare_pretraining_data
+from nlp_adan.errors import UserError
+from nlp_adan.training.callbacks import RunLog
+from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
+from nlp_adan.training.recipe import (
+    CommandParser,
+    find_recipe,
+    parse_with_recipe,
+    read_recipe,
+    recipe_names,
+    resolved,
+    word_value,
+)
+from nlp_adan.training.run_folder import RunFolder
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass
+class DataOptions:
+    """The text, its tokenizer and its masking."""
+
+    recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
+    data: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "A text file, a folder of .txt/.jsonl/.parquet, or a hub data set; default: built in."},
+    )
+    encoding: str = dataclasses.field(default="utf-8", metadata={"help": "Encoding of the text files."})
+    text_column: str = dataclasses.field(default="text", metadata={"help": "Column of .jsonl and .parquet files."})
+    tokenizer: str | None = dataclasses.field(
+        default=None, metadata={"help": "A tokenizer's folder or hub name; default: trained on the data."}
+    )
+    tokenizer_kind: str = dataclasses.field(
+        default="bpe", metadata={"help": "The kind to train.", "choices": ["bpe", "wordpiece"]}
+    )
+    vocab_size: int = dataclasses.field(default=4096, metadata={"help": "Entries of the tokenizer to train."})
+    block_size: int = dataclasses.field(default=128, metadata={"help": "Tokens in a sequence, special ones included."})
+    valid_fraction: float = dataclasses.field(default=0.05, metadata={"help": "Share of the documents held out."})
+    max_valid_blocks: int = dataclasses.field(default=2048, metadata={"help": "At most so many blocks are validated."})
+    mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+
+
+@dataclasses.dataclass
+class ModelOptions:
+    """The architecture; the weights start fresh."""
+
+    model_type: str = dataclasses.field(default="roberta", metadata={"help": "Hugging Face's name: roberta, bert, ..."})
+    config_name: str | None = dataclasses.field(
+        default=None, metadata={"help": "A model folder or hub model whose config.json to take instead of the sizes."}
+    )
+    hidden_size: int = dataclasses.field(default=768, metadata={"help": "Width."})
+    num_hidden_layers: int = dataclasses.field(default=12, metadata={"help": "Layers."})
+    num_attention_heads: int = dataclasses.field(default=12, metadata={"help": "Attention heads."})
+    intermediate_size: int = dataclasses.field(default=3072, metadata={"help": "Width of the feed-forward layers."})
+    dropout: float = dataclasses.field(default=0.1, metadata={"help": "Dropout of hidden states and of attention."})
+
+
+def command_parser() -> CommandParser:
+    """The parser of `run_pretrain.py bert`."""
+    return CommandParser(
+        (DataOptions, ModelOptions, EngineOptions),
+        prog="run_pretrain.py bert",
+        description=f"Pretrain a BERT from scratch. Recipes: {', '.join(recipe_names(RECIPES))}.",
+    )
+
+
+def main(words: Sequence[str]) -> None:
+    """`run_pretrain.py bert WORDS`: train, evaluate, save; returns when the run is finished."""
+    quiet_libraries()
+    data, model, engine = parse_options(words)
+    run = RunFolder(engine.output_dir)
+    options = resolved(data, model, engine)
+    checkpoint = run.checkpoint_to_resume(options, engine.resume)
+    if run.finished:
+        if engine.process_index == 0:
+            print(f"{run.path} holds this run, finished: nothing to do")
+        return
+    with engine.main_process_first(desc="data preparation"):
+        prepared, tokenizer = prepare(data)
+    config = model_config(model, tokenizer, data.block_size)
+    trainer = make_trainer(data, engine, prepared, tokenizer, config, run)
+    if engine.process_index == 0:
+        step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        run.claim(options, resumed_step=step)
+        print_plan(trainer, prepared)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(str(run.path))
+        metrics["eval_masked_tokens"] = int(metrics["eval_masked_tokens"])
+        run.finish({**metrics, "step": trainer.state.global_step})
+        print_result(metrics, run.path)
+
+
+def parse_options(words: Sequence[str]) -> tuple[DataOptions, ModelOptions, EngineOptions]:
+    """The option objects of a command line, the recipe's values under the user's."""
+    parser = command_parser()
+    path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
+    data, model, engine = parse_with_recipe(parser, read_recipe(path), path, words)
+    for option, value, low, high in (
+        ("mask_probability", data.mask_probability, 0.0, 1.0),
+        ("valid_fraction", data.valid_fraction, 0.0, 1.0),
+    ):
+        if not low < value < high:
+            raise UserError(f"--{option}: {value} is not between {low} and {high}")
+    if engine.output_dir in (None, "trainer_output"):
+        raise UserError("--output_dir: name the folder that the run is to fill, such as runs/tiny")
+    return data, model, engine
+
+
+def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
+    """Token blocks and tokenizer for the options, from the cache where they are in it."""
+    return prepare_pretraining_data(
+        data.data,
+        encoding=data.encoding,
+        text_column=data.text_column,
+        tokenizer_name_or_path=data.tokenizer,
+        vocab_size=data.vocab_size,
+        tokenizer_kind="wordpiece" if data.tokenizer_kind == "wordpiece" else "bpe",
+        block_size=data.block_size,
+        valid_fraction=data.valid_fraction,
+    )
+
+
+def model_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PretrainedConfig:
+    """The configuration of the model to build, fitted to the tokenizer and the block."""
+    if options.config_name is not None:
+        config = load_config(options.config_name)
+        config.vocab_size = len(tokenizer)
+    else:
+        if options.model_type not in CONFIG_MAPPING:
+            raise UserError(f"--model_type: transformers has no model type {options.model_type!r}")
+        if options.hidden_size % options.num_attention_heads:
+            raise UserError(
+                f"--hidden_size: {options.hidden_size} is not a multiple of --num_attention_heads "
+                f"{options.num_attention_heads}"
+            )
+        config = AutoConfig.for_model(
+            options.model_type,
+            vocab_size=len(tokenizer),
+            hidden_size=options.hidden_size,
+            num_hidden_layers=options.num_hidden_layers,
+            num_attention_heads=options.num_attention_heads,
+            intermediate_size=options.intermediate_size,
+            hidden_dropout_prob=options.dropout,
+            attention_probs_dropout_prob=options.dropout,
+            # RoBERTa counts positions from pad_token_id + 1.
+            max_position_embeddings=block_size + (tokenizer.pad_token_id or 0) + 1,
+            type_vocab_size=1 if options.model_type == "roberta" else 2,
+        )
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+        if getattr(tokenizer, name, None) is not None:
+            setattr(config, name, getattr(tokenizer, name))
+    return config
+
+
+def make_trainer(
+    data: DataOptions,
+    engine: EngineOptions,
+    prepared: PreparedData,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    run: RunFolder,
+) -> Engine:
+    """The engine, set up for masked language modelling on prepared blocks."""
+    collator = MaskingCollator(
+        mask_token_id=tokenizer.mask_token_id,
+        special_token_ids=tokenizer.all_special_ids,
+        vocab_size=len(tokenizer),
+        mask_probability=data.mask_probability,
+        seed=engine.seed if engine.data_seed is None else engine.data_seed,
+    )
+    return Engine(
+        model_init=lambda: build_model(config),
+        args=engine,
+        data_collator=collator,
+        train_dataset=MaskedBlocks(prepared.train),
+        eval_dataset=MaskedBlocks(prepared.valid[: data.max_valid_blocks]),
+        compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
+        callbacks=[RunLog(run, engine.num_sequences_per_step * data.block_size)],
+    )
+
+
+def masked_lm_metrics(prediction: EvalPrediction, unigram_counts: np.ndarray) -> dict[str, float]:
+    """Figures over all masked tokens of the validation blocks; losses in nats a token.
+
+    Args:
+        prediction: `predictions` (num_blocks, 4), `bert.model.STATISTICS`; `label_ids` (num_blocks, block_size).
+        unigram_counts: (vocab,) int64, how often each token stands in the training blocks.
+    """
+    totals = dict(zip(STATISTICS, prediction.predictions.astype(np.float64).sum(axis=0), strict=True))
+    targets = prediction.label_ids[prediction.label_ids != IGNORED_LABEL]
+    unigram = (unigram_counts + 1) / (unigram_counts.sum() + len(unigram_counts))  # add one: none is impossible
+    commonest = np.argsort(-unigram_counts, kind="stable")[:5]
+    return {
+        "mlm_loss": totals["loss_sum"] / totals["num_masked"],
+        "unigram_cross_entropy": float(-np.log(unigram[targets]).mean()),
+        "top1_accuracy": totals["num_top1_correct"] / totals["num_masked"],
+        "top5_accuracy": totals["num_top5_correct"] / totals["num_masked"],
+        "five_commonest_accuracy": float(np.isin(targets, commonest).mean()),
+        "masked_tokens": totals["num_masked"],
+    }
+
+
+def print_plan(trainer: Engine, prepared: PreparedData) -> None:
+    """One line about the run that begins."""
+    args: Any = trainer.args
+    num_parameters = sum(param.numel() for param in trainer.model.parameters())
+    print(
+        f"{trainer.model.config.model_type}: {num_parameters / 1e6:.1f} M parameters, "
+        f"{len(prepared.train):,} training blocks of {prepared.train.shape[1]} tokens; {args.max_steps:,} steps of "
+        f"{args.num_sequences_per_step} blocks on {args.world_size} rank(s), optimizer {args.optim.value}",
+        flush=True,
+    )
+
+
+def print_result(metrics: dict[str, Any], folder: Path) -> None:
+    """The final figures beside what guessing reaches."""
+    print(
+        f"validation MLM loss {metrics['eval_mlm_loss']:.3f} nats "
+        f"(unigram cross-entropy of the same tokens: {metrics['eval_unigram_cross_entropy']:.3f}), "
+        f"top-5 accuracy {metrics['eval_top5_accuracy']:.3f} "
+        f"(always the five commonest tokens: {metrics['eval_five_commonest_accuracy']:.3f})\nmodel: {folder}",
+        flush=True,
+    )

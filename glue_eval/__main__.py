@@ -1,0 +1,143 @@
+"""`python -m glue_eval --model DIR --data DIR --tasks all --optim adan --seeds N --output_dir DIR`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from glue_eval.finetune import WEIGHT_FILES, check_model, load_tokenizer
+from glue_eval.report import write_glue_report
+from glue_eval.sample_tasks import sample_tasks_folder
+from glue_eval.sweep import Plan, check_data, run_plans
+from glue_eval.tasks import Task, parse_task_names
+from nlp_adan.errors import UserError, exit_on_user_error
+from nlp_adan.storage import sha256_file
+from nlp_adan.training.engine import EngineOptions, quiet_libraries
+from nlp_adan.training.recipe import (
+    CommandParser,
+    find_recipe,
+    parse_with_recipe,
+    read_recipe,
+    recipe_names,
+    resolved,
+    word_value,
+)
+from nlp_adan.training.run_folder import RunFolder
+
+RECIPES = Path(__file__).parent / "recipes"
+SMALL_HIDDEN_SIZE = 256  # models up to this width take the recipes named small-*
+
+
+@dataclasses.dataclass
+class GlueOptions:
+    """What is fine-tuned on what."""
+
+    model: str | None = dataclasses.field(default=None, metadata={"help": "A pretrained model's folder or hub name."})
+    data: str = dataclasses.field(
+        default="sample", metadata={"help": "The GLUE folder (CoLA/train.tsv, ...), or `sample`: the generated tasks."}
+    )
+    tasks: str = dataclasses.field(default="all", metadata={"help": "`all`, or names with commas between: CoLA,RTE."})
+    seeds: int = dataclasses.field(default=1, metadata={"help": "Runs per task, with seeds 1, 2, ..."})
+    recipe: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Hyperparameters, a name or a .yaml file; default: by --optim and the model's width."},
+    )
+    max_length: int | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Tokens of an example at most; default: the task's."},
+    )
+
+
+def main(words: Sequence[str]) -> None:
+    """Check everything that can be checked, then run all tasks with all seeds and write the report."""
+    quiet_libraries()
+    parser = CommandParser(
+        (GlueOptions, EngineOptions),
+        prog="python -m glue_eval",
+        description=f"Fine-tune a model on GLUE tasks and report. Recipes: {', '.join(recipe_names(RECIPES))}.",
+    )
+    glue, engine = parser.parse(words)
+    if glue.model is None:
+        raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
+    if engine.output_dir in (None, "trainer_output"):
+        raise UserError("--output_dir: name the folder for the report, such as runs/tiny/glue")
+    if glue.seeds < 1:
+        raise UserError(f"--seeds: {glue.seeds} is not a number of runs; give 1 or more")
+    tasks = parse_task_names(glue.tasks)
+    check_model(glue.model)
+    tokenizer = load_tokenizer(glue.model)
+    recipe = find_recipe(word_value("--recipe", words) or _default_recipe(glue.model, words), RECIPES)
+    with engine.main_process_first(desc="sample tasks"):
+        data = sample_tasks_folder() if glue.data == "sample" else Path(glue.data)
+    check_data(data, tasks)
+
+    plans = make_plans(parser, recipe, words, tasks, glue.seeds, Path(engine.output_dir))
+    run = RunFolder(engine.output_dir, last_file="report.json")
+    options = {**resolved(glue, engine), "recipe_file": recipe.name, "model_sha256": _weights_sha256(glue.model)}
+    run.checkpoint_to_resume(options, engine.resume)
+    if run.finished:
+        print(f"{run.path} holds this report, finished: nothing to do")
+        return
+    if engine.process_index == 0:
+        run.claim(options)
+        print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {engine.optim}", flush=True)
+    results = list(run_plans(plans, glue.model, data, tokenizer, glue.max_length, speak=engine.process_index == 0))
+    if engine.process_index == 0:
+        write_glue_report(
+            run.path,
+            results,
+            model=glue.model,
+            data=str(data),
+            is_sample=glue.data == "sample",
+            recipe=recipe.name,
+        )
+
+
+def make_plans(
+    parser: CommandParser, recipe: Path, words: Sequence[str], tasks: list[Task], num_seeds: int, folder: Path
+) -> list[Plan]:
+    """A plan for each task and seed. Every plan's options are parsed once here, so that mistakes are told at once."""
+
+    def options(task: Task, seed: int, run_folder: Path) -> EngineOptions:
+        values = read_recipe(recipe)
+        if unknown := set(values) - {"default", "tasks"}:
+            raise UserError(f"{recipe}: unknown key {min(unknown)!r}; a GLUE recipe has `default` and `tasks`")
+        own: dict[str, Any] = (values.get("tasks") or {}).get(task.name) or {}
+        merged = {**(values.get("default") or {}), "save_strategy": "no", "logging_strategy": "epoch", **own}
+        last = ["--output_dir", str(run_folder), "--seed", str(seed)]
+        return parse_with_recipe(parser, merged, recipe, [*words, *last])[1]
+
+    plans = []
+    for task in tasks:
+        for seed in range(1, num_seeds + 1):
+            run_folder = folder / task.name / f"seed-{seed}"
+            plans.append(Plan(task, seed, run_folder, functools.partial(options, task, seed, run_folder)))
+        plans[-1].options()
+    return plans
+
+
+def _default_recipe(model: str, words: Sequence[str]) -> str:
+    optimizer = word_value("--optim", words) or "adan"
+    kind = "adan" if optimizer == "adan" else "adamw"
+    config = transformers.AutoConfig.from_pretrained(model)
+    return f"small-{kind}" if getattr(config, "hidden_size", 0) <= SMALL_HIDDEN_SIZE else kind
+
+
+def _weights_sha256(model: str) -> str | None:
+    """The hash of a local model's weights: another model under the same name is another run."""
+    for name in WEIGHT_FILES:
+        path = Path(model) / name
+        if path.is_file():
+            return sha256_file(path)
+    return None
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main(sys.argv[1:])

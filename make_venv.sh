@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes .venv beside this file with the packages of requirements.lock, once. Nothing is compiled.
+#   PYTHON=python3.12        the interpreter to start from (3.11 or newer)
+#   TORCH_INDEX_URL=URL      another index to take torch from, such as PyTorch's own for machines without a GPU
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=${PYTHON:-python3}
+stamp=$root/.venv/.requirements.lock
+
+if cmp -s "$root/requirements.lock" "$stamp"; then exit 0; fi
+command -v "$python" >/dev/null || { echo "error: no $python found; install Python 3.11 or newer, or name one: PYTHON=/path/to/python3 $0" >&2; exit 2; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "error: $("$python" --version) is too old; name Python 3.11 or newer: PYTHON=/path/to/python3 $0" >&2; exit 2; }
+if [ ! -x "$root/.venv/bin/python" ]; then
+    "$python" -m venv "$root/.venv" || { echo "error: could not make $root/.venv; on Debian and Ubuntu install python3-venv" >&2; exit 2; }
+fi
+
+echo "installing the packages of requirements.lock into .venv (once, about two minutes) ..."
+pip=("$root/.venv/bin/python" -m pip --disable-pip-version-check install --progress-bar off --quiet)
+if [ -n "${TORCH_INDEX_URL:-}" ]; then
+    "${pip[@]}" --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$root/requirements.lock")"
+fi
+"${pip[@]}" --only-binary :all: --no-binary deepspeed -r "$root/requirements.lock"
+cp "$root/requirements.lock" "$stamp"

@@ -1,0 +1,153 @@
+"""The one training engine: the Hugging Face Trainer, with what our runs add to it.
+
+ZeRO, accumulation, mixed precision, resuming and logging are the Trainer's. Added: Adan by name, our decay groups, a
+loss that does not depend on how a batch is split, and defaults that fit a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+import nlp_adan  # noqa: F401  (registers Adan)
+from nlp_adan.errors import UserError, nearest
+from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
+from nlp_adan.integrations.huggingface import adan_options
+from nlp_adan.param_groups import decay_parameter_names
+from nlp_adan.training.callbacks import Bar
+from nlp_adan.training.environment import share_cpu_cores
+
+
+@dataclasses.dataclass
+class EngineOptions(TrainingArguments):
+    """Every option of Hugging Face's TrainingArguments, with Adan and the CPU as defaults where they fit."""
+
+    if TYPE_CHECKING:  # of the parent's, what is set here
+        disable_tqdm: bool | None
+        per_device_train_batch_size: int
+
+    optim: str = dataclasses.field(
+        default="adan", metadata={"help": "The optimizer: adan, adamw, or any name the Trainer knows."}
+    )
+    resume: str = dataclasses.field(
+        default="no",
+        metadata={"help": "`auto`: go on from the last checkpoint in --output_dir; or a checkpoint's path; or `no`."},
+    )
+    global_batch_size: int | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Sequences in one optimizer step, over all ranks. --per_device_train_batch_size is then the most "
+            "that a rank takes at a time, and the accumulation steps follow."
+        },
+    )
+    ddp_find_unused_parameters: bool | None = dataclasses.field(
+        default=False, metadata={"help": "Look for parameters without a gradient at each step; our models have none."}
+    )
+    remove_unused_columns: bool = dataclasses.field(
+        default=False, metadata={"help": "Remove columns that the model does not take; our collators need them all."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.disable_tqdm is None:
+            self.disable_tqdm = False  # the Trainer would go by the libraries' log level, which is ours to lower
+        if not torch.accelerator.is_available():
+            # Without it the batch of two CPU ranks under ZeRO does not add up for DeepSpeed.
+            self.use_cpu = True
+        if isinstance(self.deepspeed, str):
+            self._check_deepspeed_file(Path(self.deepspeed))
+        if self.deepspeed:
+            single_process_environment()
+        if self.optim == "adan":
+            adan_options(self.optim_args)  # a mistake in them is told before anything is prepared
+        if self.global_batch_size is not None:
+            self._split_global_batch(self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")))
+        share_cpu_cores()
+        super().__post_init__()
+        if self.deepspeed:
+            _ = self.device  # starts the process group
+            init_communication()
+        if "WORLD_SIZE" not in os.environ and self.n_gpu > 1:
+            # The Trainer would wrap the model in nn.DataParallel, which torch advises against.
+            print(f"using 1 of {self.n_gpu} GPUs; start with `deepspeed run_pretrain.py ...` to use them all")
+            self._n_gpu = 1
+
+    def _split_global_batch(self, global_batch_size: int, world_size: int) -> None:
+        if global_batch_size < 1 or global_batch_size % world_size:
+            raise UserError(
+                f"--global_batch_size: {global_batch_size} sequences cannot be shared equally by {world_size} ranks; "
+                f"choose a multiple of {world_size}"
+            )
+        per_rank = global_batch_size // world_size
+        largest = min(self.per_device_train_batch_size, per_rank)
+        micro = next(size for size in range(largest, 0, -1) if per_rank % size == 0)
+        self.per_device_train_batch_size = micro
+        self.gradient_accumulation_steps = per_rank // micro
+
+    @staticmethod
+    def _check_deepspeed_file(path: Path) -> None:
+        if not path.is_file():
+            siblings = sorted(str(other) for other in path.parent.glob("*.json"))
+            raise UserError(f"--deepspeed: the file {str(path)!r} does not exist{nearest(str(path), siblings)}")
+
+    @property
+    def num_sequences_per_step(self) -> int:
+        """Sequences of one optimizer step over all ranks and micro-batches."""
+        return int(self.train_batch_size * self.gradient_accumulation_steps * self.world_size)
+
+
+class Engine(Trainer):
+    """The Trainer, with Adan's decay groups and our progress bar.
+
+    The loss must be a sum over the items of a batch divided by `num_items_in_batch`, the number of items over all
+    ranks and micro-batches of the step: either the model's `forward` takes that argument and divides
+    (`accepts_loss_kwargs = True` on the model), or `compute_loss_func` does (`mean_over_items`). Then the logged loss
+    and the clipped gradient are the same for any split. The Trainer alone believes BERT and RoBERTa to divide, which
+    they do not, and multiplies loss and gradient by ranks x accumulation steps.
+    """
+
+    def __init__(self, *args: Any, bar_description: str = "training", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for theirs in (ProgressCallback, PrinterCallback):
+            self.remove_callback(theirs)
+        self.add_callback(Bar(bar_description))
+        if self.compute_loss_func is not None:
+            self.model_accepts_loss_kwargs = False  # one of the two divides, not both
+        elif not getattr(self.model, "accepts_loss_kwargs", False):
+            raise TypeError(f"{type(self.model).__name__} does not divide its loss by num_items_in_batch")
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The parameters that weight decay applies to (`nlp_adan.param_groups`)."""
+        return decay_parameter_names(model)
+
+
+def mean_over_items(loss_sum: Tensor, num_items: int, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """A sum over the items at hand as their share of the mean over all items of the step.
+
+    Args:
+        loss_sum: scalar, the sum over the items at hand.
+        num_items: how many these are.
+        num_items_in_batch: how many the whole step has, over all ranks and micro-batches; None outside training.
+    """
+    divisor = num_items_in_batch if num_items_in_batch is not None else max(num_items, 1)
+    return loss_sum / divisor
+
+
+def quiet_libraries() -> None:
+    """Of the libraries, let errors through only: what a run has to say, it says itself."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("DeepSpeed", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it found no GPU

@@ -1,0 +1,172 @@
+"""From a recipe and a command line to option objects.
+
+A recipe is a YAML file of command-line options. It is flattened to words put before the user's own, and one parser,
+Hugging Face's, reads them all: the command line wins, an unknown key fails like an unknown option, and values are
+converted alike (YAML reads `1e-3` as a string; the parser makes it a number).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from nlp_adan.errors import UserError, nearest
+
+# An option on the command line that puts a recipe's other option out of force.
+SUPERSEDES = {"--gradient_accumulation_steps": "--global_batch_size", "--num_train_epochs": "--max_steps"}
+
+
+class CommandParser(HfArgumentParser):
+    """Hugging Face's parser of dataclasses; options are never abbreviated, a mistake is a `UserError`."""
+
+    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake that argparse found as a `UserError`, with the nearest of the possible values."""
+        match = re.match(r"argument (--[\w-]+).*invalid choice: '?(.*?)'? \(choose from (.*)\)$", message)
+        if match:
+            option, value, text = match.groups()
+            choices = [choice.strip().strip("'") for choice in text.split(",")]
+            shown = ", ".join(choices) if len(choices) <= 12 else f"{', '.join(choices[:12])}, ..."
+            raise UserError(f"{option}: unknown value {value!r}{nearest(value, choices)}; possible: {shown}")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
+        """One object for each dataclass. `--optim adamw` is `--optim adamw_torch`."""
+        words = _spell_out_adamw(words)
+        try:
+            *objects, unknown = self.parse_args_into_dataclasses(
+                words, return_remaining_strings=True, look_for_args_file=False
+            )
+        except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # an option's own check, not argparse's
+            raise UserError(" ".join(str(error).split())) from error
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            what = "option" if unknown[0].startswith("-") else "argument"
+            hint = nearest(unknown[0].split("=")[0], options)
+            raise UserError(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help")
+        return tuple(objects)
+
+
+def _spell_out_adamw(words: Sequence[str]) -> list[str]:
+    """The Trainer's name of torch's AdamW is `adamw_torch`; people write `adamw`."""
+    spelled = list(words)
+    for index, word in enumerate(words):
+        if word == "--optim=adamw":
+            spelled[index] = "--optim=adamw_torch"
+        elif word == "adamw" and index > 0 and words[index - 1] == "--optim":
+            spelled[index] = "adamw_torch"
+    return spelled
+
+
+def find_recipe(name: str, folder: Path) -> Path:
+    """The file of a recipe given by name (in `folder`) or by the path of a YAML file."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise UserError(f"--recipe: the file {name!r} does not exist")
+        return Path(name)
+    known = recipe_names(folder)
+    if name not in known:
+        raise UserError(
+            f"--recipe: unknown recipe {name!r}{nearest(name, known)}; "
+            f"known are {', '.join(known)}, or give the path of a .yaml file"
+        )
+    return folder / f"{name}.yaml"
+
+
+def word_value(option: str, words: Sequence[str]) -> str | None:
+    """The value of an option among command-line words, where it is needed before they can be parsed; the last one."""
+    found = None
+    for index, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if not word.startswith("--") or name.replace("-", "_") != option.replace("-", "_"):
+            continue
+        if separator:
+            found = value
+        elif index + 1 < len(words):
+            found = words[index + 1]
+    return found
+
+
+def recipe_names(folder: Path) -> list[str]:
+    """The names of the recipes in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read_recipe(path: Path) -> Mapping[str, Any]:
+    """A recipe file's mapping. Raises UserError naming the file, and the line where there is one, for another file."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not a YAML file: {getattr(error, 'problem', error)}") from error
+    if not isinstance(recipe, Mapping):
+        raise UserError(f"{path}: a recipe is a list of `option: value` lines, found {type(recipe).__name__}")
+    return recipe
+
+
+def option_words(options: Mapping[str, Any]) -> list[list[str]]:
+    """Each option as its command-line words: `--name` and its values. None and empty lists stand for the default."""
+    words = []
+    for key, value in options.items():
+        if value is None or value == []:
+            continue
+        if isinstance(value, list):
+            values = [str(item) for item in value]
+        else:
+            values = [json.dumps(value) if isinstance(value, Mapping) else str(value)]
+        words.append([f"--{key}", *values])
+    return words
+
+
+def parse_with_recipe(
+    parser: CommandParser, recipe: Mapping[str, Any], path: Path, words: Sequence[str]
+) -> tuple[Any, ...]:
+    """Parse the words of a recipe, read from `path`, then the user's.
+
+    Raises UserError for a mistake of the user's, and for a key of the recipe's that is no option.
+    """
+    superseded = {theirs for ours, theirs in SUPERSEDES.items() if word_value(ours, words) is not None}
+    if word_value("--optim", words) not in (None, recipe.get("optim")):
+        superseded.add("--optim_args")  # another optimizer's
+    known = {option for action in parser._actions for option in action.option_strings}
+    ours: list[str] = []
+    for option, *values in option_words(recipe):
+        if option not in known:
+            raise UserError(f"{path}: unknown key {option[2:]!r}{nearest(option, known)}")
+        if option not in superseded:
+            ours += [option, *values]
+    return parser.parse([*ours, *words])
+
+
+def resolved(*objects: Any) -> dict[str, Any]:
+    """All options of some option objects as one flat mapping of plain values, as a YAML or JSON file takes them."""
+    return {
+        field.name: _plain(getattr(instance, field.name))
+        for instance in objects
+        for field in dataclasses.fields(instance)
+        if field.init and not field.name.startswith("_")
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

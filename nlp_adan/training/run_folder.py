@@ -1,0 +1,132 @@
+"""A run's folder: what it holds, and who may write into it.
+
+resolved.yaml      every option as it acted; itself a recipe (`--recipe runs/NAME/resolved.yaml`)
+environment.json   versions, hardware, command, git state
+log.jsonl          one object a logging step: step, epoch, loss, grad_norm, learning_rate, tokens_per_second, ...
+eval.jsonl         one object an evaluation
+checkpoint-N/      what `--resume auto` goes on from
+config.json, model.safetensors, tokenizer files   the trained model
+metrics.json       the final figures; written last, so that its presence means that the run is finished
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.trainer_utils import get_last_checkpoint
+
+from nlp_adan.errors import UserError
+from nlp_adan.storage import write_json, write_text
+from nlp_adan.training.environment import environment
+
+# Options that say where and how a run is watched, not what it computes.
+WATCHING = frozenset({
+    "output_dir", "resume", "recipe", "run_name", "logging_dir", "disable_tqdm", "report_to", "project", "local_rank",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy",
+    "save_total_limit", "use_cpu",
+})  # fmt: skip
+
+
+class RunFolder:
+    """The folder of one run. Nothing is created before `claim`.
+
+    Args:
+        folder: may not exist yet.
+        last_file: the file that is written last, whose presence means that the run is finished.
+    """
+
+    def __init__(self, folder: str | Path, last_file: str = "metrics.json") -> None:
+        self.path = Path(folder)
+        self.last_file = last_file
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / self.last_file).is_file()
+
+    def checkpoint_to_resume(self, options: dict[str, Any], resume: str) -> str | None:
+        """Check that a run with these options may use the folder; the checkpoint to go on from, or None.
+
+        Args:
+            options: all options of the new run, as `recipe.resolved` gives them.
+            resume: "no" (the folder must hold no run), "auto" (go on from the last checkpoint if there is one), or
+                the path of a checkpoint.
+
+        Raises:
+            UserError: the folder holds another run, or something that is no run.
+        """
+        if resume not in ("no", "auto"):
+            if not (Path(resume) / "trainer_state.json").is_file():
+                raise UserError(f"--resume: {resume!r} is not a checkpoint folder; name one, or `auto`")
+            return resume
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        if not self.path.is_dir():
+            raise UserError(f"--output_dir: {str(self.path)!r} is a file; choose a folder")
+        record = self.path / "resolved.yaml"
+        if not record.is_file():
+            raise UserError(f"--output_dir: {str(self.path)!r} is not empty and holds no run; choose another folder")
+        self._check_same_settings(yaml.safe_load(record.read_text(encoding="utf-8")) or {}, options)
+        if resume == "no" and self.finished:
+            raise UserError(
+                f"--output_dir: {str(self.path)!r} holds a finished run with the same settings; "
+                f"choose another folder, or remove that one"
+            )
+        if resume == "no":
+            raise UserError(
+                f"--output_dir: {str(self.path)!r} holds an unfinished run with the same settings; "
+                f"add `--resume auto` to go on with it, or choose another folder"
+            )
+        last: str | None = get_last_checkpoint(str(self.path))
+        return last
+
+    def _check_same_settings(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+        # Compared as JSON: what YAML brings back of a tuple or an enumeration is a list or a string.
+        differing = [
+            name
+            for name in sorted({*theirs, *ours} - WATCHING)
+            if json.dumps(theirs.get(name), sort_keys=True) != json.dumps(ours.get(name), sort_keys=True)
+        ]
+        if differing:
+            name = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            state = "finished" if self.finished else "unfinished"
+            raise UserError(
+                f"--output_dir: {str(self.path)!r} holds another run ({state}; {name}: {theirs.get(name)!r} there, "
+                f"{ours.get(name)!r} here{more}); choose another folder"
+            )
+
+    def claim(self, options: dict[str, Any], resumed_step: int = 0) -> None:
+        """Write what describes the run, and cut the logs back to the step that it goes on from. One rank calls it."""
+        write_text(self.path / "resolved.yaml", yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+        write_json(self.path / "environment.json", environment())
+        for name in ("log.jsonl", "eval.jsonl"):
+            kept = [line for line in self._log(name) if line["step"] <= resumed_step]
+            if kept or (self.path / name).exists():
+                write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def log(self) -> list[dict[str, Any]]:
+        """The objects of log.jsonl."""
+        return self._log("log.jsonl")
+
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        objects = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                objects.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # the last line of a killed run
+        return objects
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Add one object to a log file."""
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write the final figures, and with them the mark that the run is finished."""
+        write_json(self.path / self.last_file, metrics)

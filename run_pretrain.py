@@ -1,0 +1,38 @@
+"""The door: [deepspeed | torchrun | python] run_pretrain.py {bert,transformer_xl,lstm} --recipe NAME [any option]."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from nlp_adan.errors import UserError, exit_on_user_error, nearest
+
+# The module whose `main(words)` trains each family; imported only when asked for.
+FAMILIES = {
+    "bert": "bert.pretrain",
+    "transformer_xl": "transformer_xl.pretrain",
+    "lstm": "transformer_xl.pretrain",
+}
+USAGE = f"usage: run_pretrain.py {{{','.join(FAMILIES)}}} --recipe NAME --output_dir DIR [any option]"
+
+
+def main() -> None:
+    """Hand the command line to the family that its first word names."""
+    with exit_on_user_error():
+        # A launcher may put its --local_rank before our words; the rank is in the environment too.
+        words = [word for word in sys.argv[1:] if not word.startswith(("--local_rank", "--local-rank"))]
+        if words and words[0] in ("-h", "--help"):
+            print(f"{__doc__}\n\n{USAGE}\n\n`run_pretrain.py bert --help` lists the options of a family.")
+            return
+        if not words or words[0].startswith("-"):
+            raise UserError(f"say first what to pretrain: {', '.join(FAMILIES)}\n{USAGE}")
+        family, *rest = words
+        if family not in FAMILIES:
+            raise UserError(f"unknown model family {family!r}{nearest(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
+        importlib.import_module(FAMILIES[family]).main([family, *rest][1:])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    main()

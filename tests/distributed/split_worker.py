@@ -1,0 +1,99 @@
+"""Trains tiny models with the same global batches, split over ranks and micro-batches in several ways.
+
+`[launcher] python -m tests.distributed.split_worker FOLDER CASE ...`, where a case is FAMILY:STAGE:MICRO:ACCUMULATION
+(STAGE 0 is no DeepSpeed). Rank 0 writes FOLDER/CASE.pt: the logged losses and gradient norms, and the parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, set_seed
+
+from bert.masking import MaskedBlocks, MaskingCollator
+from bert.model import build_model
+from glue_eval.finetune import example_loss
+from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
+
+NUM_STEPS = 8
+VOCAB_SIZE, SEQ_LENGTH = 60, 16
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def masked_lm(options: EngineOptions) -> Engine:
+    """A RoBERTa on random blocks. Every micro-batch has another number of masked tokens."""
+    blocks = np.random.default_rng(0).integers(5, VOCAB_SIZE, (64, SEQ_LENGTH)).astype(np.uint16)
+    config = RobertaConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=SEQ_LENGTH + 2, **SIZES, **NO_DROPOUT)
+    collator = MaskingCollator(
+        mask_token_id=4, special_token_ids=range(5), vocab_size=VOCAB_SIZE, mask_probability=0.2, seed=3
+    )
+    return Engine(
+        model=build_model(config), args=options, train_dataset=MaskedBlocks(blocks), data_collator=collator
+    )  # fmt: skip
+
+
+def classifier(options: EngineOptions) -> Engine:
+    """A BERT classifier on random sentences."""
+    generator = np.random.default_rng(1)
+    data = [
+        {"input_ids": torch.tensor(generator.integers(5, VOCAB_SIZE, SEQ_LENGTH)), "labels": int(label)}
+        for label in generator.integers(0, 3, 64)
+    ]
+    config = BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=SEQ_LENGTH, num_labels=3, **SIZES, **NO_DROPOUT)
+    return Engine(
+        model=BertForSequenceClassification(config), args=options, train_dataset=data, compute_loss_func=example_loss
+    )
+
+
+def run(family: str, stage: int, micro: int, accumulation: int, folder: Path) -> dict[str, Any]:
+    """Train one case; what rank 0 found."""
+    options = EngineOptions(
+        output_dir=str(folder / "trainer"),
+        deepspeed=f"ds_configs/zero{stage}.json" if stage else None,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        max_steps=NUM_STEPS,
+        learning_rate=1e-3,
+        weight_decay=0.02,
+        max_grad_norm=0.5,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    set_seed(7)
+    trainer = (masked_lm if family == "mlm" else classifier)(options)
+    trainer.train()
+    parameters = {}
+    for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
+            parameters[name] = parameter.detach().clone()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    return {
+        "loss": [line["loss"] for line in lines],
+        "grad_norm": [float(line["grad_norm"]) for line in lines],
+        "parameters": parameters,
+        "optimizer": type(trainer.optimizer.optimizer).__name__,
+    }
+
+
+def main() -> None:
+    """Run every case of the command line, one after the other."""
+    quiet_libraries()
+    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    folder, cases = Path(words[0]), words[1:]
+    for case in cases:
+        family, stage, micro, accumulation = case.split(":")
+        found = run(family, int(stage), int(micro), int(accumulation), folder)
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            torch.save(found, folder / f"{case}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Language models: Transformer-XL and LSTM. Not built yet: see `transformer_xl.pretrain`."""
