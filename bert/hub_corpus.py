@@ -83,10 +83,10 @@ def load_rows(path: str, configuration: str | None, revision: str | None) -> Ite
 
 def _find_revision(path: str, missing: str) -> str | None:
     """The newest revision of a hub data set; None where the hub is switched off and a cached copy has to do."""
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         try:
             next(load_rows(path, None, None), None)
         except UserError as error:
@@ -95,7 +95,7 @@ def _find_revision(path: str, missing: str) -> str | None:
             ) from error
         return None
     try:
-        return str(huggingface_hub.HfApi().dataset_info(path, timeout=HUB_TIMEOUT_SECONDS).sha)
+        return str(HfApi().dataset_info(path, timeout=HUB_TIMEOUT_SECONDS).sha)
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{missing}, and the hub has no data set {path!r} (or it is private: `hf auth login`)"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from bert import hub_corpus
 from bert.documents import FileCorpus, open_corpus
 from bert.hub_corpus import HubCorpus
 from bert.text_files import PIECE_CHARS, pieces, text_pieces
-from nlp_adan.errors import UserError
+from nlp_adan.errors import EXIT_CODE, UserError
 
 
 def texts(data: Path, **options: Any) -> list[str]:
@@ -294,15 +297,17 @@ def test_hub_data_set_not_found(
     assert ("cannot be reached" if failure == "unreachable" else "the hub has no data set 'novells'") in message
 
 
-def test_hub_switched_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import datasets
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    message = error_of("someone/nothing-of-this-name")
-    assert "HF_HUB_OFFLINE" in message and "no such file or folder" in message
+def test_hub_switched_off(tmp_path: Path) -> None:
+    """In a process of its own: the libraries read the variable when they are first imported."""
+    code = (
+        "from bert.documents import open_corpus; from nlp_adan.errors import exit_on_user_error as report\n"
+        "with report(): open_corpus('someone/nothing-of-this-name')"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == EXIT_CODE
+    message = result.stderr.splitlines()[-1]
+    assert "no such file or folder" in message and "HF_HUB_OFFLINE" in message
 
 
 def test_file_corpus_reports_a_file_that_vanished(tmp_path: Path) -> None:
