@@ -91,6 +91,7 @@ def main(words: Sequence[str]) -> None:
         return
     with engine.main_process_first(desc="data preparation"):
         prepared, tokenizer = prepare(data)
+    tokenizer.model_max_length = data.block_size
     config = model_config(model, tokenizer, data.block_size)
     trainer = make_trainer(data, engine, prepared, tokenizer, config, run)
     if engine.process_index == 0:

@@ -54,14 +54,19 @@ class GlueOptions:
     )
 
 
-def main(words: Sequence[str]) -> None:
-    """Check everything that can be checked, then run all tasks with all seeds and write the report."""
-    quiet_libraries()
-    parser = CommandParser(
+def command_parser() -> CommandParser:
+    """The parser of `python -m glue_eval`."""
+    return CommandParser(
         (GlueOptions, EngineOptions),
         prog="python -m glue_eval",
         description=f"Fine-tune a model on GLUE tasks and report. Recipes: {', '.join(recipe_names(RECIPES))}.",
     )
+
+
+def main(words: Sequence[str]) -> None:
+    """Check everything that can be checked, then run all tasks with all seeds and write the report."""
+    quiet_libraries()
+    parser = command_parser()
     glue, engine = parser.parse(words)
     if glue.model is None:
         raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
@@ -86,7 +91,7 @@ def main(words: Sequence[str]) -> None:
         return
     if engine.process_index == 0:
         run.claim(options)
-        print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {engine.optim}", flush=True)
+        print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {engine.optim.value}", flush=True)
     results = list(run_plans(plans, glue.model, data, tokenizer, glue.max_length, speak=engine.process_index == 0))
     if engine.process_index == 0:
         write_glue_report(

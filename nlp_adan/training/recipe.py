@@ -35,10 +35,7 @@ class CommandParser(HfArgumentParser):
         """Raise the mistake that argparse found as a `UserError`, with the nearest of the possible values."""
         match = re.match(r"argument (--[\w-]+).*invalid choice: '?(.*?)'? \(choose from (.*)\)$", message)
         if match:
-            option, value, text = match.groups()
-            choices = [choice.strip().strip("'") for choice in text.split(",")]
-            shown = ", ".join(choices) if len(choices) <= 12 else f"{', '.join(choices[:12])}, ..."
-            raise UserError(f"{option}: unknown value {value!r}{nearest(value, choices)}; possible: {shown}")
+            raise _unknown_value(*match.groups())
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
@@ -49,13 +46,23 @@ class CommandParser(HfArgumentParser):
                 words, return_remaining_strings=True, look_for_args_file=False
             )
         except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # an option's own check, not argparse's
-            raise UserError(" ".join(str(error).split())) from error
+            message = " ".join(str(error).split())
+            match = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]$", message)
+            if match and match[1] in words:  # one of transformers' enumerations
+                raise _unknown_value(words[words.index(match[1]) - 1], *match.groups()) from error
+            raise UserError(message) from error
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
             what = "option" if unknown[0].startswith("-") else "argument"
             hint = nearest(unknown[0].split("=")[0], options)
             raise UserError(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help")
         return tuple(objects)
+
+
+def _unknown_value(option: str, value: str, choices_text: str) -> UserError:
+    choices = [choice.strip().strip("'") for choice in choices_text.split(",")]
+    shown = ", ".join(choices) if len(choices) <= 12 else f"{', '.join(choices[:12])}, ..."
+    return UserError(f"{option}: unknown value {value!r}{nearest(value, choices)}; possible: {shown}")
 
 
 def _spell_out_adamw(words: Sequence[str]) -> list[str]:

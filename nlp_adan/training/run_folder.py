@@ -84,10 +84,14 @@ class RunFolder:
         return last
 
     def _check_same_settings(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+        # With a global batch the rest follows from the number of ranks, which may change.
+        following = (
+            {"per_device_train_batch_size", "gradient_accumulation_steps"} if ours.get("global_batch_size") else {}
+        )
         # Compared as JSON: what YAML brings back of a tuple or an enumeration is a list or a string.
         differing = [
             name
-            for name in sorted({*theirs, *ours} - WATCHING)
+            for name in sorted({*theirs, *ours} - WATCHING - {*following})
             if json.dumps(theirs.get(name), sort_keys=True) != json.dumps(ours.get(name), sort_keys=True)
         ]
         if differing:

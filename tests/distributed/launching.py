@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+TIMEOUT_SECONDS = 300
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -19,17 +20,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **settings, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def run(words: list[str], timeout_seconds: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def run(words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     """Run `words` in the project's folder."""
     return subprocess.run(
-        words, cwd=PROJECT, env=environment(**more), capture_output=True, text=True, timeout=timeout_seconds
+        words, cwd=PROJECT, env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
     )
 
 
-def deepspeed(*words: str) -> subprocess.CompletedProcess[str]:
+def deepspeed(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a script, or `--module NAME`, with its words on two ranks of DeepSpeed's launcher."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    return run([launcher, "--quiet", "--num_gpus", "2", "--master_port", str(port), *words])
+    return run(
+        [launcher, "--quiet", "--num_gpus", "2", "--master_port", str(port), *words], timeout_seconds=300, **more
+    )

@@ -1,0 +1,107 @@
+"""Two steps of the whole path: text, tokenizer, two ranks under ZeRO-2, a model folder, GLUE scores, a report."""
+
+from __future__ import annotations
+
+import json
+import pydoc_data.topics
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+import glue_eval.__main__
+from nlp_adan.errors import UserError
+from tests.distributed import launching
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+TASKS = "CoLA,STS-B,MNLI"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of documents: the topics of Python's own documentation."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, topic in pydoc_data.topics.topics.items():
+        (folder / f"{name.replace('/', '_')}.txt").write_text(topic, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def pretrain_words(text: Path, run: Path) -> list[str]:
+    return [
+        "run_pretrain.py", "bert", "--recipe", "tiny", "--optim", "adan", "--deepspeed", "ds_configs/zero2.json",
+        "--data", str(text), "--vocab_size", "600", "--max_steps", "2", "--logging_steps", "1", "--save_steps", "1",
+        "--output_dir", str(run),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps on two ranks."""
+    folder = tmp_path_factory.mktemp("runs") / "pulse"
+    done = launching.deepspeed(*pretrain_words(text, folder), NLP_ADAN_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    assert "unigram cross-entropy" in done.stdout and "five commonest" in done.stdout
+    return folder
+
+
+def test_the_run_folder(run: Path) -> None:
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["max_steps"] == 2
+    recorded = json.loads((run / "environment.json").read_text())
+    assert recorded["world_size"] == 2 and "git" in recorded
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(line)
+        assert line["tokens_per_second"] > 0 and 5 < line["loss"] < 8 and line["grad_norm"] > 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["step"] == 2 and metrics["eval_masked_tokens"] > 100
+    assert 4 < metrics["eval_unigram_cross_entropy"] < metrics["eval_mlm_loss"] < 8
+
+
+def test_the_model_loads_and_fills_a_mask(run: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    fill = pipeline("fill-mask", model=AutoModelForMaskedLM.from_pretrained(run), tokenizer=tokenizer)
+    assert len(fill(f"The value of the {tokenizer.mask_token}.")) == 5
+
+
+def test_a_second_call_is_refused_or_has_nothing_to_do(run: Path, text: Path, cache: Path) -> None:
+    words = [sys.executable, *pretrain_words(text, run)]
+    refused = launching.run(words, NLP_ADAN_CACHE=str(cache))
+    assert refused.returncode == 2 and "finished run with the same settings" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = launching.run([*words, "--resume", "auto"], NLP_ADAN_CACHE=str(cache))
+    assert done.returncode == 0 and "nothing to do" in done.stdout
+
+
+def test_glue_and_its_report(run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLP_ADAN_CACHE", str(cache))
+    folder = run / "glue"
+    words = [
+        "--model", str(run), "--data", "sample", "--tasks", TASKS, "--optim", "adan", "--seeds", "1",
+        "--max_steps", "2", "--output_dir", str(folder),
+    ]  # fmt: skip
+    glue_eval.__main__.main(words)
+    report = (folder / "report.md").read_text()
+    for task in TASKS.split(","):
+        assert any(line.startswith(f"| {task} ") for line in report.splitlines())
+    assert "sample tasks, not GLUE" in report and (folder / "report.html").is_file()
+    assert "sample tasks, not GLUE" in json.dumps(json.loads((folder / "report.json").read_text()))
+
+    before = (folder / "report.json").read_bytes()
+    glue_eval.__main__.main([*words, "--resume", "auto"])
+    with pytest.raises(UserError, match="finished run with the same settings"):
+        glue_eval.__main__.main(words)
+    assert (folder / "report.json").read_bytes() == before
+
+    (folder / "report.json").unlink()  # as if it had been killed after the last run
+    results = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-1/result.json")}
+    glue_eval.__main__.main([*words, "--resume", "auto"])
+    assert len(results) == 3 and all(path.stat().st_mtime_ns == time for path, time in results.items())
+    assert (folder / "report.json").is_file()

@@ -1,0 +1,124 @@
+"""Recipes and command lines: who wins, what fails, and how a mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bert import pretrain
+from glue_eval import __main__ as glue
+from nlp_adan.errors import UserError, nearest
+from nlp_adan.training.recipe import find_recipe, option_words, read_recipe, recipe_names, resolved, word_value
+
+OUTPUT = ["--output_dir", "runs/never"]
+
+
+@pytest.mark.parametrize("name", recipe_names(pretrain.RECIPES))
+def test_every_recipe_parses_and_its_resolved_options_parse_to_the_same(name: str, tmp_path: Path) -> None:
+    options = resolved(*pretrain.parse_options(["--recipe", name, *OUTPUT]))
+    assert options["output_dir"] == "runs/never"
+    record = tmp_path / "resolved.yaml"
+    record.write_text(yaml.safe_dump(options))
+    again = resolved(*pretrain.parse_options(["--recipe", str(record)]))
+    assert {**again, "recipe": name} == options
+
+
+@pytest.mark.parametrize("name", recipe_names(glue.RECIPES))
+def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> None:
+    tasks = glue.parse_task_names("all")
+    recipe = find_recipe(name, glue.RECIPES)
+    plans = glue.make_plans(glue.command_parser(), recipe, [], tasks, 2, tmp_path)
+    assert len(plans) == 18
+    options = plans[-1].options()
+    assert options.seed == 2 and options.output_dir.endswith("seed-2")
+    assert options.optim == ("adan" if "adan" in name else "adamw_torch")
+
+
+def test_the_command_line_wins() -> None:
+    _, model, engine = pretrain.parse_options(["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT])
+    assert model.hidden_size == 32 and engine.max_steps == 7
+    assert engine.learning_rate == 4e-3  # YAML reads 4e-3 as a string
+
+
+def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
+    for words in (["--optim", "adamw"], ["--optim=adamw"]):
+        *_, engine = pretrain.parse_options(["--recipe", "tiny", *words, *OUTPUT])
+        assert engine.optim == "adamw_torch" and engine.optim_args is None
+
+
+@pytest.mark.parametrize(
+    ("words", "micro", "accumulation"),
+    [
+        ([], 64, 1),
+        (["--global_batch_size", "256"], 64, 4),
+        (["--per_device_train_batch_size", "8"], 8, 8),
+        (["--global_batch_size", "60", "--per_device_train_batch_size", "16"], 15, 4),
+        (["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"], 8, 2),
+    ],
+)
+def test_the_global_batch_is_split(words: list[str], micro: int, accumulation: int) -> None:
+    *_, engine = pretrain.parse_options(["--recipe", "tiny", *words, *OUTPUT])
+    assert (engine.per_device_train_batch_size, engine.gradient_accumulation_steps) == (micro, accumulation)
+    assert engine.num_sequences_per_step == micro * accumulation
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--recipe", "tinny"], r"unknown recipe 'tinny' \(did you mean 'tiny'\?\)"),
+        (["--recipe", "no/such.yaml"], "does not exist"),
+        (["--hiden_size", "8"], r"unknown option '--hiden_size' \(did you mean '--hidden_size'\?\)"),
+        (["--max_step", "8"], r"unknown option '--max_step' .*--max_steps"),  # no abbreviations
+        (["stray"], "unknown argument 'stray'"),
+        (["--optim", "adamx"], r"--optim: .*'adamx' \(did you mean"),
+        (["--max_steps", "many"], r"--max_steps.*'many'"),
+        (["--optim_args", "beta4=0.9"], r"'beta4=0.9' is not an option of adan \(did you mean 'beta\d'\?\)"),
+        (["--optim_args", "betas=(0.9,0.9,0.9)"], "write name=value"),
+        (["--optim_args", "beta1=much"], "beta1 must be a number, got 'much'"),
+        (["--optim_args", "no_prox=perhaps"], "no_prox must be true or false"),
+        (["--deepspeed", "ds_configs/zero9.json"], r"zero9.json' does not exist \(did you mean"),
+        (["--global_batch_size", "0"], "--global_batch_size: 0"),
+        (["--mask_probability", "1.5"], "--mask_probability: 1.5"),
+        (["--lr_scheduler_type", "liner"], r"'liner'.*linear"),
+        (["--eval_strategy", "step"], "'step'"),
+    ],
+)
+def test_a_mistake_names_the_value_and_the_remedy(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        pretrain.parse_options([*words, *OUTPUT])
+    assert len(str(caught.value)) < 600 and str(caught.value).count("\n") <= 1
+
+
+def test_no_output_dir() -> None:
+    with pytest.raises(UserError, match="--output_dir: name the folder"):
+        pretrain.parse_options(["--recipe", "tiny"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [1", r"bad.yaml:1: not a YAML file"), ("- a", "found list"), ("hiden_size: 1", "unknown key 'hiden_size'")],
+)
+def test_a_bad_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        pretrain.parse_options(["--recipe", str(path), *OUTPUT])
+
+
+def test_words() -> None:
+    assert option_words({"a": None, "b": [], "c": [1, 2], "d": {"x": 1}, "e": True}) == [
+        ["--c", "1", "2"], ["--d", '{"x": 1}'], ["--e", "True"]
+    ]  # fmt: skip
+    assert word_value("--optim", ["--optim", "sgd", "--optim=adan"]) == "adan"
+    assert word_value("--max_steps", ["--max-steps", "3"]) == "3"
+    assert word_value("--optim", ["--optim"]) is None
+    assert nearest("RET", ["RTE", "CoLA"]) == " (did you mean 'RTE'?)" and nearest("xyz", ["CoLA"]) == ""
+
+
+def test_a_recipe_is_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    with pytest.raises(UserError, match="found NoneType"):
+        read_recipe(path)
