@@ -1,7 +1,7 @@
 """CoLA's sample: is this sentence English? Each wrong sentence differs from a right one in a single form or place.
 
-In every kind below the context (is the subject plural?) and the form (returns or return?) are drawn so that each word
-stands as often in right sentences as in wrong ones: only the combination tells, never a word.
+In every kind but `_irregular`, the context (is the subject plural?) and the form (returns or return?) are drawn so that
+each word stands as often in right sentences as in wrong ones: only the combination tells, never a word.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from glue_eval.sample_tasks.lexicon import (
     ADJECTIVES,
     AGENTS,
     MANNERS,
-    PEOPLE,
+    PERSONS,
     PLACES,
     THINGS,
     TIMES,
@@ -22,18 +22,19 @@ from glue_eval.sample_tasks.lexicon import (
     with_article,
 )
 
-VOWEL_WORDS = ("array", "object", "attribute", "option", "event", "image", "error", "index", "exception", "argument")
-CONSONANT_WORDS = ("list", "string", "value", "file", "tensor", "number", "key", "message", "path", "token")
+VOWEL_WORDS = ("array", "object", "option", "error", "image")
+CONSONANT_WORDS = ("list", "string", "value", "file", "key")
+IRREGULAR_VERBS = (("written", "writed"), ("found", "finded"), ("built", "builded"), ("chosen", "choosed"))
 
 
 def _tail(draw: Draw) -> str:
-    return " " + draw.choice(draw.choice((PLACES, TIMES, MANNERS))) if draw.chance(0.4) else ""
+    return " " + draw.choice(draw.choice((PLACES, TIMES, MANNERS))) if draw.chance(0.3) else ""
 
 
 def _agreement(draw: Draw, good: bool) -> str:
     """The methods return a list. / The methods returns a list."""
     plural = draw.chance(0.5)
-    subject = draw.choice(draw.choice((AGENTS, AGENTS, PEOPLE))).form(plural)
+    subject = draw.choice(draw.choice((AGENTS, AGENTS, PERSONS))).form(plural)
     verb = draw.choice(VERBS).present(plural == good)
     adjective = draw.choice(ADJECTIVES) + " " if draw.chance(0.3) else ""
     return f"the {subject} {verb} the {adjective}{draw.choice(THINGS).form(draw.chance(0.3))}{_tail(draw)}"
@@ -99,6 +100,22 @@ def _reflexive(draw: Draw, good: bool) -> str:
     return f"the {draw.choice(AGENTS).form(plural)} {verb} {pronoun}{_tail(draw)}"
 
 
+def _irregular(draw: Draw, good: bool) -> str:
+    """The file was written by the parser. / The file was writed by the parser. (Here a word does tell.)"""
+    right, wrong = draw.choice(IRREGULAR_VERBS)
+    auxiliary = draw.choice(("is", "was", "has been"))
+    shown = right if good else wrong
+    return f"the {draw.choice(THINGS).singular} {auxiliary} {shown} by the {draw.choice(AGENTS).singular}{_tail(draw)}"
+
+
+def _article_place(draw: Draw, good: bool) -> str:
+    """The method returns the new list. / The method returns new the list."""
+    adjective = draw.choice(ADJECTIVES)
+    phrase = f"the {adjective}" if good else f"{adjective} the"
+    subject, thing = draw.choice(AGENTS).singular, draw.choice(THINGS).singular
+    return f"the {subject} {draw.choice(VERBS).third} {phrase} {thing}{_tail(draw)}"
+
+
 def _order(draw: Draw, good: bool) -> str:
     """A sentence in its order, or with one word moved to another place."""
     plural = draw.chance(0.5)
@@ -114,20 +131,20 @@ def _order(draw: Draw, good: bool) -> str:
     return " ".join(words)
 
 
-KINDS: tuple[Callable[[Draw, bool], str], ...] = (
-    _agreement,
-    _agreement,
-    _attractor,
-    _determiner,
-    _article,
-    _auxiliary,
-    _auxiliary,
-    _existence,
-    _reflexive,
-    _order,
-    _order,
-    _order,
+# How often each kind is drawn. Local ones lead: a small model learns the others last.
+SHARES: tuple[tuple[Callable[[Draw, bool], str], int], ...] = (
+    (_agreement, 2),
+    (_attractor, 1),
+    (_determiner, 2),
+    (_article, 1),
+    (_auxiliary, 3),
+    (_existence, 1),
+    (_reflexive, 1),
+    (_irregular, 4),
+    (_article_place, 3),
+    (_order, 2),
 )
+KINDS = tuple(kind for kind, share in SHARES for _ in range(share))
 
 
 def acceptability(draw: Draw, label: str) -> tuple[str, None]:

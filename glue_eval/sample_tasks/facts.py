@@ -12,6 +12,7 @@ from glue_eval.sample_tasks.lexicon import (
     ADJECTIVES,
     AGENTS,
     MANNERS,
+    NUMBERS,
     PLACES,
     THINGS,
     TIMES,
@@ -33,7 +34,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Fact:
-    """`agent verb thing`, with modifiers by slot (`SLOTS`) and a number of things where `number` is given."""
+    """`agent verb thing`, with modifiers by slot (`SLOTS`), a number of things where `number` is given, or a denial."""
 
     agent: Noun
     verb: Verb
@@ -57,7 +58,7 @@ class Fact:
 
     @property
     def thing_phrase(self) -> str:
-        """`a new list`, or `three new lists`."""
+        """`a new list`, `three new lists`, or, where the fact is denied, `no new list`: as many words as affirmed."""
         adjective = self.modifiers.get("adjective", "")
         words = f"{adjective} " if adjective else ""
         if self.number is not None:
@@ -65,6 +66,8 @@ class Fact:
         # `the first value`: these adjectives do not go with `a`.
         definite = adjective in ("first", "last", "current", "default", "only", "final")
         phrase = words + self.thing.singular
+        if self.negated:
+            return f"no {phrase}"
         return f"the {phrase}" if definite else with_article(phrase)
 
     def express(self, passive: bool = False, fronted: bool = False, end: str = ".") -> str:
@@ -73,9 +76,7 @@ class Fact:
         agent, thing = f"the {self.agent.singular}", self.thing_phrase
         if passive:
             be = "are" if self.number is not None else "is"
-            core = f"{thing} {be}{' not' if self.negated else ''} {self.verb.participle} by {agent}"
-        elif self.negated:
-            core = f"{agent} does not {self.verb.base} {thing}"
+            core = f"{thing} {be} {self.verb.participle} by {agent}"
         else:
             core = f"{agent} {self.verb.third} {thing}"
         if fronted and tails:
@@ -89,4 +90,4 @@ def draw_fact(draw: Draw, num_modifiers: int, with_number: bool = False) -> Fact
     fact = Fact(agent, draw.choice(VERBS), draw.other(THINGS, agent))
     for slot in draw.some(SLOTS, num_modifiers):
         fact = fact.adding(slot, draw.choice(VALUES[slot]))
-    return replace(fact, number=draw.choice(("two", "three", "four", "five", "ten"))) if with_number else fact
+    return replace(fact, number=draw.choice(NUMBERS)) if with_number else fact

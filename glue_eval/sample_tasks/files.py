@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glue_eval import tasks
 from glue_eval.sample_tasks.acceptability import acceptability
 from glue_eval.sample_tasks.draw import Draw
 from glue_eval.sample_tasks.inference import entailment, inference, inference_about_people
@@ -58,25 +59,25 @@ def _scored(draw: Draw, label: str) -> Texts:
 
 
 SAMPLES: dict[str, SampleTask] = {
-    "CoLA": SampleTask(acceptability, _HALVES, 1200),
+    "CoLA": SampleTask(acceptability, _HALVES, 1600),
     "SST-2": SampleTask(sentiment, _HALVES, 1200),
     "MRPC": SampleTask(paraphrase, {"0": 32, "1": 68}, 1200),
     "STS-B": SampleTask(_scored, {}, 1200),
     "QQP": SampleTask(duplicate_question, {"0": 63, "1": 37}, 1200),
     "MNLI": SampleTask(inference, _THREE_WAY, 1200, make_mismatched=inference_about_people),
     "QNLI": SampleTask(answered_question, _TWO_WAY, 1200),
-    "RTE": SampleTask(entailment, _TWO_WAY, 1000),
-    "WNLI": SampleTask(pronoun_reference, _HALVES, 600),
+    "RTE": SampleTask(entailment, _TWO_WAY, 1200),
+    "WNLI": SampleTask(pronoun_reference, _HALVES, 1000),
 }
 
 
 def sample_tasks_folder() -> Path:
     """The folder of the sample tasks, made at first use: a GLUE folder with all nine tasks.
 
-    It lies in the cache under the hash of this package's own source, so an edited generator makes a new one.
+    It lies in the cache under the hash of its makers' source, so an edited generator makes a new one.
     """
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(tasks.__file__)]:
         digest.update(source.read_bytes())
     folder = cache_folder() / f"sample_glue-v1-{digest.hexdigest()[:12]}"
     if not folder.is_dir():

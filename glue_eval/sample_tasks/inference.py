@@ -1,9 +1,9 @@
 """The samples of MNLI and RTE: does the second sentence follow from the first?
 
 What decides: a modifier left out (follows) or added (does not); a more general word (follows) or a more particular
-one; another number, an opposite adjective, a negation on one side (contradicts); agent and thing exchanged (neither).
-Within a kind, premises have equally many modifiers under every label, and so have hypotheses; a negation stands on one
-side or on both: neither the length nor a word such as `not` tells the label.
+one; another number, an opposite adjective, a denial on one side (contradicts); agent and thing exchanged (neither).
+Within a kind, premises have equally many modifiers under every label, and so have hypotheses. A denial stands on either
+side or on both: as in MNLI, one in the hypothesis hints at a contradiction, and does not prove it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def _deletion(draw: Draw, label: str) -> Pair:
 
 
 def _negation(draw: Draw, label: str) -> Pair:
-    """Contradiction: `not` on one side. Entailment: on both or none, the same said again. Neutral: of another thing."""
-    premise = replace(draw_fact(draw, 1), negated=draw.chance(0.5))
+    """Contradiction: a denial on one side. Entailment: on both or none. Neutral: another agent."""
+    premise = replace(draw_fact(draw, 1), negated=draw.chance(0.25))
     if label == "contradiction":
         return premise, replace(premise, negated=not premise.negated)
     if label == "entailment":
         return premise, premise
     other = draw_fact(draw, 0)
-    return premise, replace(premise, agent=other.agent, negated=draw.chance(0.5))
+    return premise, replace(premise, agent=other.agent, negated=draw.chance(0.25))
 
 
 def _number(draw: Draw, label: str) -> Pair:
@@ -71,7 +71,7 @@ def _general(draw: Draw, label: str) -> Pair:
     if label == "neutral":
         return above, below
     # `uses a list` denies `does not use a sequence`, on whichever side each stands.
-    in_premise = draw.chance(0.5)
+    in_premise = draw.chance(0.25)
     denied = replace(above, negated=True)
     return (denied, below) if in_premise else (below, denied)
 
@@ -83,7 +83,7 @@ def _roles(draw: Draw, label: str) -> Pair:
         return premise, premise.swapped()
     if label == "entailment":
         return premise, premise
-    in_premise = draw.chance(0.5)
+    in_premise = draw.chance(0.25)
     return replace(premise, negated=in_premise), replace(premise, negated=not in_premise)
 
 
@@ -127,9 +127,10 @@ def _with_people(fact: Fact) -> Fact:
 
 
 def entailment(draw: Draw, label: str) -> tuple[str, str]:
-    """A premise of two sentences, in either order, and a hypothesis with an RTE label about one of them."""
+    """A premise, now and then with another sentence beside it, and a hypothesis with an RTE label."""
     if label == "not_entailment":
-        label = draw.choice(("neutral", "contradiction"))
+        label = draw.choice(("neutral", "contradiction", "contradiction"))
     premise, hypothesis = inference(draw, label)
-    beside = draw_fact(draw, 1).express()
-    return " ".join(draw.shuffled((premise, beside))), hypothesis
+    if draw.chance(0.2):
+        premise = " ".join(draw.shuffled((premise, draw_fact(draw, 0).express())))
+    return premise, hypothesis

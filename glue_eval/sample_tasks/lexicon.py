@@ -59,112 +59,36 @@ def in_pairs(words: tuple[Item, ...]) -> tuple[tuple[Item, Item], ...]:
 
 
 # What acts, and what is acted on.
-AGENTS = nouns(
-    "function method class/classes module parser server handler wrapper loader script tool process/processes "
-    "thread command program test package client decorator compiler"
-)
-THINGS = nouns(
-    "list string value file array tensor dictionary/dictionaries tuple object sequence number key table message "
-    "path name line token record buffer image date attribute option event"
-)
-PERSONS = nouns(  # one for each of AGENTS
-    "teacher student doctor engineer writer worker customer manager friend child/children artist farmer driver "
-    "lawyer player reader visitor neighbor author speaker"
-)
-PEOPLE = nouns("user author developer student teacher reader")
+AGENTS = nouns("function method class/classes module parser server script program test client")
+THINGS = nouns("list string value file array tensor object number message line key name")
+PERSONS = nouns("teacher student doctor writer worker child/children artist farmer driver reader")  # one for each agent
 
-VERBS = verbs(
-    "return create write/writes/written store remove update check load parse/parses/parsed copy/copies/copied print "
-    "change accept replace open close use/uses/used call convert compute/computes/computed define/defines/defined "
-    "save/saves/saved start select"
-)
+VERBS = verbs("return create write/writes/written remove update load store print change replace open use/uses/used")
 
-ADJECTIVES = _words(
-    "new empty default optional internal external current last first large small public private valid simple "
-    "complete single global local similar random"
-)
-PLACES = (
-    "in the cache",
-    "in memory",
-    "on the server",
-    "in the current directory",
-    "in the database",
-    "on the disk",
-    "in a new window",
-    "in the background",
-)
-TIMES = (
-    "at the start",
-    "before the test",
-    "after the call",
-    "at the end",
-    "after an error",
-    "during the installation",
-    "before the first request",
-    "after each step",
-)
-MANNERS = (
-    "by default",
-    "without warning",
-    "in alphabetical order",
-    "with care",
-    "for the user",
-    "for debugging",
-    "at random",
-    "in parallel",
-)
-NUMBERS = ("two", "three", "four", "five", "six", "ten")
+ADJECTIVES = _words("new empty default optional internal large small public")
+PLACES = ("in the cache", "in memory", "on the server", "in the current directory")
+TIMES = ("at the start", "before the test", "after the call", "after an error")
+MANNERS = ("by default", "without warning", "with care", "at random")
+NUMBERS = ("two", "three", "five", "ten")
 
 # Words of one meaning, for what this documentation is about.
 SYNONYM_VERBS = in_pairs(
     verbs(
-        "create make/makes/made remove delete change modify/modifies/modified use employ "
-        "check verify/verifies/verified compute/computes/computed calculate select choose/chooses/chosen "
-        "store save start launch/launches/launched "
-        "print display"
+        "create make/makes/made remove delete change modify/modifies/modified check verify/verifies/verified "
+        "select choose/chooses/chosen store save"
     )
 )
 SYNONYM_NOUNS = in_pairs(
-    nouns(
-        "function routine folder directory/directories picture image exception error argument parameter "
-        "dictionary/dictionaries mapping text string"
-    )
+    nouns("function routine folder directory/directories exception error argument parameter text string")
 )
-SYNONYM_ADJECTIVES = (
-    ("large", "big"),
-    ("empty", "blank"),
-    ("complete", "whole"),
-    ("simple", "basic"),
-    ("quick", "fast"),
-    ("correct", "right"),
-    ("last", "final"),
-    ("usual", "common"),
-)
+SYNONYM_ADJECTIVES = (("large", "big"), ("empty", "blank"), ("simple", "basic"), ("last", "final"))
 # A word and a more general one: every list is a sequence.
 HYPERNYMS = in_pairs(
-    nouns(
-        "list sequence tuple sequence integer number float number dictionary/dictionaries mapping image file "
-        "script program function callable"
-    )
+    nouns("list sequence tuple sequence integer number float number dictionary/dictionaries mapping image file")
 )
-OPPOSITE_ADJECTIVES = (
-    ("large", "small"),
-    ("empty", "full"),
-    ("public", "private"),
-    ("internal", "external"),
-    ("first", "last"),
-    ("old", "new"),
-    ("valid", "invalid"),
-    ("local", "global"),
-)
-GOOD_ADJECTIVES = _words(
-    "clear useful simple fast correct safe stable efficient reliable helpful robust complete readable accurate "
-    "consistent elegant convenient"
-)
-BAD_ADJECTIVES = _words(
-    "confusing useless slow wrong unsafe broken invalid ambiguous unstable inefficient obsolete incomplete "
-    "incorrect missing expensive dangerous difficult"
-)
+OPPOSITE_ADJECTIVES = (("large", "small"), ("public", "private"), ("internal", "external"), ("old", "new"))
+GOOD_ADJECTIVES = _words("clear useful simple fast correct safe stable efficient reliable helpful")
+BAD_ADJECTIVES = _words("confusing useless slow wrong unsafe broken invalid ambiguous difficult obsolete")
 
 
 def with_article(words: str) -> str:

@@ -13,7 +13,6 @@ from glue_eval.sample_tasks.draw import Draw
 from glue_eval.sample_tasks.facts import VALUES, Fact, draw_fact
 from glue_eval.sample_tasks.lexicon import (
     AGENTS,
-    NUMBERS,
     SYNONYM_ADJECTIVES,
     SYNONYM_NOUNS,
     SYNONYM_VERBS,
@@ -28,11 +27,11 @@ ALL_THINGS: tuple[Noun, ...] = tuple(noun for pair in SYNONYM_NOUNS for noun in 
 ALL_ADJECTIVES: tuple[str, ...] = tuple(word for pair in SYNONYM_ADJECTIVES for word in pair)
 
 # Each changed part takes its weight from the 5.0 of equal meanings; with all changed, 0.0 is left.
-STSB_WEIGHTS = {"agent": 1.2, "verb": 1.2, "thing": 1.4, "place": 0.6, "adjective": 0.6}
+STSB_WEIGHTS = {"agent": 1.0, "verb": 1.2, "thing": 1.2, "place": 0.6, "negation": 1.0}
 
-HOW = ("How can I", "How do I", "What is the best way to", "Is there a way to", "What should I do to")
-WHY = ("Why should I", "Why would I", "What is the reason to", "Is there a reason to", "What is the point if I")
-WHEN = ("When should I", "When can I", "What is the right time to", "Is there a good time to", "At which point do I")
+HOW = ("How can I", "How do I", "What is the way to")
+WHY = ("Why should I", "Why do I", "What is the reason to")
+WHEN = ("When should I", "When do I", "What is the time to")
 
 
 def _synonym(pairs: tuple[tuple[Item, Item], ...], word: Item) -> Item:
@@ -68,8 +67,8 @@ def _reword(draw: Draw, fact: Fact, probability: float = 0.5) -> Fact:
 
 
 def _change(draw: Draw, fact: Fact) -> Fact:
-    """Another meaning: one part changed, denied, or the roles exchanged."""
-    kind = draw.choice(("verb", "verb", "thing", "agent", "roles", "negation", "negation", "modifier"))
+    """Another meaning: one part changed, or the roles exchanged."""
+    kind = draw.choice(("verb", "thing", "agent", "roles", "modifier"))
     if kind == "verb":
         return replace(fact, verb=_different(draw, SYNONYM_VERBS, fact.verb))
     if kind == "thing":
@@ -78,8 +77,6 @@ def _change(draw: Draw, fact: Fact) -> Fact:
         return replace(fact, agent=draw.other(AGENTS, fact.agent, fact.thing))
     if kind == "roles":
         return fact.swapped()
-    if kind == "negation":
-        return replace(fact, negated=not fact.negated)
     slot = draw.choice(list(fact.modifiers))
     if slot == "adjective":
         return fact.adding(slot, _different(draw, SYNONYM_ADJECTIVES, fact.modifiers[slot]))
@@ -88,11 +85,18 @@ def _change(draw: Draw, fact: Fact) -> Fact:
 
 def paraphrase(draw: Draw, label: str) -> tuple[str, str]:
     """Two statements that mean the same (label 1) or not (label 0), as in MRPC."""
-    fact = _meaning(draw, draw.choice((1, 2)))
-    fact = replace(fact, negated=draw.chance(0.5), number=draw.choice((None, None, *NUMBERS[:2])))
-    other = fact if label == "1" else _change(draw, fact)
+    fact = other = _meaning(draw, 1)
+    if label == "0" and draw.chance(0.4):
+        fact, other = _denied_on_one_side(draw, fact, other)
+    elif label == "0":
+        other = _change(draw, fact)
     first = fact.express(passive=draw.chance(0.3), fronted=draw.chance(0.3))
-    return first, _reword(draw, other).express(passive=draw.chance(0.5), fronted=draw.chance(0.5))
+    return first, _reword(draw, other).express(passive=draw.chance(0.3), fronted=draw.chance(0.3))
+
+
+def _denied_on_one_side(draw: Draw, first: Fact, second: Fact) -> tuple[Fact, Fact]:
+    in_first = draw.chance(0.5)
+    return replace(first, negated=in_first), replace(second, negated=not in_first)
 
 
 def _question(draw: Draw, opening: tuple[str, ...], fact: Fact) -> str:
@@ -104,10 +108,10 @@ def duplicate_question(draw: Draw, label: str) -> tuple[str, str]:
     """Two questions that ask the same (label 1) or not (label 0), as in QQP."""
     kinds = (HOW, WHY, WHEN)
     asked = draw.choice(kinds)
-    fact = _meaning(draw, draw.choice((1, 2)))
+    fact = _meaning(draw, draw.index(2))
     other, other_asked = fact, asked
     if label == "0":
-        if draw.chance(0.5):
+        if draw.chance(0.7):
             other_asked = draw.other(kinds, asked)
         else:
             changed = draw.choice(("verb", "thing"))
@@ -121,9 +125,11 @@ def duplicate_question(draw: Draw, label: str) -> tuple[str, str]:
 def graded_similarity(draw: Draw) -> tuple[str, str, float]:
     """Two statements and how near their meanings are, 0.0 to 5.0, as in STS-B."""
     fact = _meaning(draw, 0)
-    fact = fact.adding("adjective", draw.choice(ALL_ADJECTIVES)).adding("place", draw.choice(VALUES["place"]))
+    fact = fact.adding("place", draw.choice(VALUES["place"]))
     other = fact
-    changed = draw.some(list(STSB_WEIGHTS), draw.index(len(STSB_WEIGHTS) + 1))
+    # The number of changed words is even over 0..4; a denial comes in a third of the pairs, whatever else is changed.
+    words = [part for part in STSB_WEIGHTS if part != "negation"]
+    changed = draw.some(words, draw.index(len(words) + 1)) + ["negation"] * draw.chance(1 / 3)
     for part in changed:
         if part == "agent":
             other = replace(other, agent=draw.other(AGENTS, fact.agent, fact.thing))
@@ -134,7 +140,7 @@ def graded_similarity(draw: Draw) -> tuple[str, str, float]:
         elif part == "place":
             other = other.adding("place", draw.other(VALUES["place"], fact.modifiers["place"]))
         else:
-            other = other.adding("adjective", _different(draw, SYNONYM_ADJECTIVES, fact.modifiers["adjective"]))
+            fact, other = _denied_on_one_side(draw, fact, other)
     score = 5.0 - sum(STSB_WEIGHTS[part] for part in changed)
     first = fact.express(fronted=draw.chance(0.2))
     second = _reword(draw, other, probability=0.3).express(passive=draw.chance(0.2), fronted=draw.chance(0.2))

@@ -1,7 +1,7 @@
 """WNLI's sample: to which of two things does `it` refer? The second sentence puts one of them in its place.
 
-In half of the examples the adjective decides (a file is too large, a parser too slow), in the other half the verb: who
-asks for something lacks it, who is asked has it, so that the second sentence alone does not tell.
+In most of the examples the adjective decides (a file is too large, a parser too slow), in the others the verb: who asks
+for something lacks it, who is asked has it, so that the second sentence alone does not tell.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from glue_eval.sample_tasks.draw import Draw
 from glue_eval.sample_tasks.lexicon import Noun, nouns
 
-ACTORS: tuple[Noun, ...] = nouns("parser server program script client thread tool loader compiler handler")
-CONTENTS: tuple[Noun, ...] = nouns("file list table image message string archive page document record")
-OF_ACTORS = ("too slow", "too old", "busy", "not running", "out of memory", "not installed")
-OF_CONTENTS = ("too large", "too long", "empty", "damaged", "not complete", "hard to read")
+ACTORS: tuple[Noun, ...] = nouns("parser server program script client")
+CONTENTS: tuple[Noun, ...] = nouns("file list table image message")
+OF_ACTORS = ("too slow", "busy", "not running")
+OF_CONTENTS = ("too large", "empty", "damaged")
 ACTIONS = (("read", "read"), ("load", "loaded"), ("open", "opened"), ("process", "processed"), ("print", "printed"))
 
 
@@ -45,4 +45,4 @@ def _verb(draw: Draw, refers: bool) -> tuple[str, str]:
 
 def pronoun_reference(draw: Draw, label: str) -> tuple[str, str]:
     """A sentence with `it`, and the same with a thing named in its place, rightly (label 1) or wrongly (label 0)."""
-    return draw.choice((_adjective, _verb))(draw, label == "1")
+    return draw.choice((_adjective, _adjective, _verb))(draw, label == "1")

@@ -11,26 +11,19 @@ from glue_eval.sample_tasks.lexicon import BAD_ADJECTIVES, GOOD_ADJECTIVES
 
 SUBJECTS = (
     "the documentation is",
-    "the tutorial is",
     "this module is",
-    "the example is",
     "this function is",
     "the new version is",
     "the interface is",
     "the error message is",
     "the code is",
-    "the api is",
     "the default behavior is",
-    "this implementation is",
-    "the test suite is",
     "the examples are",
-    "the comments are",
     "these methods are",
-    "the results are",
     "the options are",
 )
-DEGREES = ("", "", "very ", "quite ", "really ", "often ", "rather ")
-NEGATIONS = ("not ", "never ", "hardly ", "not at all ", "no longer ")
+DEGREES = ("", "very ", "really ", "often ")
+NEGATIONS = ("not ", "never ", "not at all ")
 
 
 def _clause(draw: Draw, good: bool, negated: bool, subject: str) -> str:
@@ -44,7 +37,7 @@ def sentiment(draw: Draw, label: str) -> tuple[str, None]:
     subject = draw.choice(SUBJECTS)
     other = draw.other(SUBJECTS, subject)
     # An opposite second clause makes a pair of adjectives whose words alone say nothing: the main clause counts.
-    kind = draw.choice(("plain", "plain", "plain", "negated", "negated", "but", "although"))
+    kind = draw.choice(("plain",) * 5 + ("negated",) * 3 + ("but", "although"))
     if kind in ("plain", "negated"):
         return _clause(draw, good, kind == "negated", subject) + draw.choice(("", " and i use it every day", "")), None
     main = _clause(draw, good, draw.chance(0.2), subject)
