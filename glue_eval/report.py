@@ -211,12 +211,15 @@ def _protocol(summaries: Sequence[TaskSummary], *, model: str, data: str, recipe
         rows.append((summary.task.name, run.optimizer, f"{run.learning_rate:g}", *counts))
     columns = tuple(Column(name, "left" if name in ("Task", "Optimizer") else "right") for name in names)
     blocks = [_pairs(facts), Table(columns, tuple(rows))]
+    by_settings: dict[str, list[str]] = {}
+    for summary in summaries:
+        if settings := summary.runs[0].settings:
+            text = ", ".join(f"{key} {value}" for key, value in settings.items())
+            by_settings.setdefault(text, []).append(summary.task.name)
     further = [
-        (summary.task.name, ", ".join(f"{key} {value}" for key, value in summary.runs[0].settings.items()))
-        for summary in summaries
-        if summary.runs[0].settings
+        (text, "all" if len(names) == len(summaries) else ", ".join(names)) for text, names in by_settings.items()
     ]
-    return Section("Protocol", (*blocks, *([_pairs(further, ("Task", "Further settings"))] if further else [])))
+    return Section("Protocol", (*blocks, *([_pairs(further, ("Further settings", "Tasks"))] if further else [])))
 
 
 def _cost(summaries: Sequence[TaskSummary]) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_all_files_show_every_task(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "13.5" in markdown  # seconds of all nine
     assert "torch" in markdown
     assert RunResult.from_json(values["runs"][0]) == all_runs()[0]  # type: ignore[index]
+
+
+def test_tasks_with_the_same_further_settings_share_a_row(tmp_path: Path) -> None:
+    runs = all_runs()
+    write(tmp_path, runs)
+    assert "| weight_decay 0.02 | all |" in " ".join((tmp_path / "report.md").read_text().split())
+    runs[0] = dataclasses.replace(runs[0], settings={"weight_decay": 0.1})
+    write(tmp_path, runs)
+    assert "| weight_decay 0.1 | CoLA |" in " ".join((tmp_path / "report.md").read_text().split())
 
 
 def test_samples_are_named_so_wherever_scores_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
