@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from bert.masking import IGNORED_LABEL
 from nlp_adan.errors import UserError
@@ -91,14 +91,3 @@ def build_model(config: PretrainedConfig) -> PreTrainedModel:
     # Built whole on every rank, not by `from_config`: that partitions under ZeRO-3 while it draws the weights, and the
     # same seed then gives another model than at the other stages. ZeRO-3 partitions it afterwards.
     return with_sparse_head(MODEL_FOR_MASKED_LM_MAPPING[type(config)])(config)
-
-
-def load_config(name_or_path: str) -> PretrainedConfig:
-    """The configuration of a model folder or of a hub model."""
-    try:
-        return AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--config_name: no model configuration {name_or_path!r}; name a folder with a config.json, "
-            f"or a model on the hub ({str(error).splitlines()[0]})"
-        ) from error

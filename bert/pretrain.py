@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import CONFIG_MAPPING, AutoConfig, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 from bert.masking import IGNORED_LABEL, MaskedBlocks, MaskingCollator
-from bert.model import STATISTICS, build_model, load_config
+from bert.model import STATISTICS, build_model
+from bert.model_options import ModelOptions, model_config, num_positions
 from bert.prepare import PreparedData, prepare_pretraining_data
 from nlp_adan.errors import UserError
 from nlp_adan.training.callbacks import RunLog
@@ -54,21 +55,6 @@ class DataOptions:
     mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
 
 
-@dataclasses.dataclass
-class ModelOptions:
-    """The architecture; the weights start fresh."""
-
-    model_type: str = dataclasses.field(default="roberta", metadata={"help": "Hugging Face's name: roberta, bert, ..."})
-    config_name: str | None = dataclasses.field(
-        default=None, metadata={"help": "A model folder or hub model whose config.json to take instead of the sizes."}
-    )
-    hidden_size: int = dataclasses.field(default=768, metadata={"help": "Width."})
-    num_hidden_layers: int = dataclasses.field(default=12, metadata={"help": "Layers."})
-    num_attention_heads: int = dataclasses.field(default=12, metadata={"help": "Attention heads."})
-    intermediate_size: int = dataclasses.field(default=3072, metadata={"help": "Width of the feed-forward layers."})
-    dropout: float = dataclasses.field(default=0.1, metadata={"help": "Dropout of hidden states and of attention."})
-
-
 def command_parser() -> CommandParser:
     """The parser of `run_pretrain.py bert`."""
     return CommandParser(
@@ -91,8 +77,8 @@ def main(words: Sequence[str]) -> None:
         return
     with engine.main_process_first(desc="data preparation"):
         prepared, tokenizer = prepare(data)
-    tokenizer.model_max_length = data.block_size
     config = model_config(model, tokenizer, data.block_size)
+    tokenizer.model_max_length = num_positions(config)
     trainer = make_trainer(data, engine, prepared, tokenizer, config, run)
     if engine.process_index == 0:
         step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
@@ -136,38 +122,6 @@ def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
         block_size=data.block_size,
         valid_fraction=data.valid_fraction,
     )
-
-
-def model_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PretrainedConfig:
-    """The configuration of the model to build, fitted to the tokenizer and the block."""
-    if options.config_name is not None:
-        config = load_config(options.config_name)
-        config.vocab_size = len(tokenizer)
-    else:
-        if options.model_type not in CONFIG_MAPPING:
-            raise UserError(f"--model_type: transformers has no model type {options.model_type!r}")
-        if options.hidden_size % options.num_attention_heads:
-            raise UserError(
-                f"--hidden_size: {options.hidden_size} is not a multiple of --num_attention_heads "
-                f"{options.num_attention_heads}"
-            )
-        config = AutoConfig.for_model(
-            options.model_type,
-            vocab_size=len(tokenizer),
-            hidden_size=options.hidden_size,
-            num_hidden_layers=options.num_hidden_layers,
-            num_attention_heads=options.num_attention_heads,
-            intermediate_size=options.intermediate_size,
-            hidden_dropout_prob=options.dropout,
-            attention_probs_dropout_prob=options.dropout,
-            # RoBERTa counts positions from pad_token_id + 1.
-            max_position_embeddings=block_size + (tokenizer.pad_token_id or 0) + 1,
-            type_vocab_size=1 if options.model_type == "roberta" else 2,
-        )
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
-        if getattr(tokenizer, name, None) is not None:
-            setattr(config, name, getattr(tokenizer, name))
-    return config
 
 
 def make_trainer(

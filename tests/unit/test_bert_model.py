@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from bert.masking import IGNORED_LABEL
-from bert.model import STATISTICS, build_model, load_config
+from bert.model import STATISTICS, build_model
+from bert.model_options import load_config
 from nlp_adan.errors import UserError
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

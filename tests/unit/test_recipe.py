@@ -39,7 +39,7 @@ def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> N
 def test_the_command_line_wins() -> None:
     _, model, engine = pretrain.parse_options(["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT])
     assert model.hidden_size == 32 and engine.max_steps == 7
-    assert engine.learning_rate == 4e-3  # YAML reads 4e-3 as a string
+    assert engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
 
 def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
@@ -51,9 +51,9 @@ def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
 @pytest.mark.parametrize(
     ("words", "micro", "accumulation"),
     [
-        ([], 64, 1),
-        (["--global_batch_size", "256"], 64, 4),
-        (["--per_device_train_batch_size", "8"], 8, 8),
+        ([], 32, 1),
+        (["--global_batch_size", "256"], 32, 8),
+        (["--per_device_train_batch_size", "8"], 8, 4),
         (["--global_batch_size", "60", "--per_device_train_batch_size", "16"], 15, 4),
         (["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"], 8, 2),
     ],
