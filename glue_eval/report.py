@@ -60,8 +60,8 @@ def write_glue_report(
         ValueError: No results, or one without a score of its task.
     """
     summaries = summarize(results)
-    mean = average(summaries)
     is_sample = is_sample or is_sample_folder(Path(data))
+    mean = average(summaries, is_sample)
     where = environment()
     document = make_document(summaries, mean, where, model=model, data=data, recipe=recipe, is_sample=is_sample)
     values = make_data(summaries, mean, where, model=model, data=data, recipe=recipe, is_sample=is_sample)

@@ -103,12 +103,15 @@ def summarize(results: Sequence[RunResult]) -> list[TaskSummary]:
     return summaries
 
 
-def average(summaries: Sequence[TaskSummary]) -> Average:
-    """The official average of the medians where all nine tasks ran; else a mean that says over how many it is."""
+def average(summaries: Sequence[TaskSummary], is_sample: bool = False) -> Average:
+    """The official average of the medians where all nine tasks ran; else a mean that says over how many it is.
+
+    The sample tasks are not GLUE, so that their mean never bears the official average's name.
+    """
     medians = {summary.task.name: summary.medians for summary in summaries}
     baselines = {summary.task.name: summary.baselines or {} for summary in summaries}
     has_baselines = all(baselines.values())
-    if set(medians) == {task.name for task in TRAINABLE_TASKS}:
+    if set(medians) == {task.name for task in TRAINABLE_TASKS} and not is_sample:
         baseline = official_average(baselines) if has_baselines else None
         return Average(OFFICIAL_AVERAGE, official_average(medians), baseline)
     name = "mean over the 1 task run" if len(medians) == 1 else f"mean over the {len(medians)} tasks run"

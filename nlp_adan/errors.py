@@ -26,7 +26,7 @@ class UserError(Exception):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean 'X'?)` for the choice nearest to `word`, or an empty string where none is near."""
     by_lower_case = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" (did you mean {by_lower_case[found[0]]!r}?)" if found else ""
 
 

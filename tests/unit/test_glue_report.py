@@ -70,6 +70,7 @@ def test_the_average_is_official_only_over_all_nine() -> None:
     assert part.name == "mean over the 3 tasks run"
     assert part.value == pytest.approx((0.06 + 0.6 + 0.6) / 3)
     assert average(summarize(runs[:1])).name == "mean over the 1 task run"
+    assert average(summarize(runs), is_sample=True).name == "mean over the 9 tasks run"
 
 
 def test_tasks_come_in_one_order_whatever_the_order_of_the_runs() -> None:
