@@ -118,7 +118,7 @@ def test_other_ranks_leave_the_message_to_rank_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nlp_adan.errors.OTHER_RANKS_WAIT_SECONDS", 0.01)
-    left = []
+    left: list[int] = []
     monkeypatch.setattr("os._exit", left.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
