@@ -75,6 +75,7 @@ def main(words: Sequence[str]) -> None:
         if engine.process_index == 0:
             print(f"{run.path} holds this run, finished: nothing to do")
         return
+    # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
         prepared, tokenizer = prepare(data)
     config = model_config(model, tokenizer, data.block_size)
@@ -88,7 +89,6 @@ def main(words: Sequence[str]) -> None:
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(str(run.path))
         metrics["eval_masked_tokens"] = int(metrics["eval_masked_tokens"])
         run.finish({**metrics, "step": trainer.state.global_step})
         print_result(metrics, run.path)
@@ -144,6 +144,7 @@ def make_trainer(
         model_init=lambda: build_model(config),
         args=engine,
         data_collator=collator,
+        processing_class=tokenizer,
         train_dataset=MaskedBlocks(prepared.train),
         eval_dataset=MaskedBlocks(prepared.valid[: data.max_valid_blocks]),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),

@@ -78,17 +78,18 @@ def main(words: Sequence[str]) -> None:
     check_model(glue.model)
     tokenizer = load_tokenizer(glue.model)
     recipe = find_recipe(word_value("--recipe", words) or _default_recipe(glue.model, words), RECIPES)
-    with engine.main_process_first(desc="sample tasks"):
-        data = sample_tasks_folder() if glue.data == "sample" else Path(glue.data)
-    check_data(data, tasks)
-
     plans = make_plans(parser, recipe, words, tasks, glue.seeds, Path(engine.output_dir))
     run = RunFolder(engine.output_dir, last_file="report.json")
     options = {**resolved(glue, engine), "recipe_file": recipe.name, "model_sha256": _weights_sha256(glue.model)}
     run.checkpoint_to_resume(options, engine.resume)
     if run.finished:
-        print(f"{run.path} holds this report, finished: nothing to do")
+        if engine.process_index == 0:
+            print(f"{run.path} holds this report, finished: nothing to do")
         return
+    # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
+    with engine.main_process_first(desc="sample tasks"):
+        data = sample_tasks_folder() if glue.data == "sample" else Path(glue.data)
+        check_data(data, tasks)
     if engine.process_index == 0:
         run.claim(options)
         print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {engine.optim.value}", flush=True)

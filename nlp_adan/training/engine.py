@@ -53,6 +53,10 @@ class EngineOptions(TrainingArguments):
     ddp_find_unused_parameters: bool | None = dataclasses.field(
         default=False, metadata={"help": "Look for parameters without a gradient at each step; our models have none."}
     )
+    ddp_timeout: int = dataclasses.field(
+        default=21600,
+        metadata={"help": "Seconds that a rank waits for the others, such as for rank 0 while it prepares the data."},
+    )
     remove_unused_columns: bool = dataclasses.field(
         default=False, metadata={"help": "Remove columns that the model does not take; our collators need them all."}
     )
