@@ -17,6 +17,7 @@ if [ ! -x "$root/.venv/bin/python" ]; then
 fi
 
 echo "installing the packages of requirements.lock into .venv (once, about a minute) ..."
+export DS_BUILD_OPS=0
 pip=("$root/.venv/bin/python" -m pip --disable-pip-version-check install --progress-bar off -qq --no-compile)
 if [ -n "${TORCH_INDEX_URL:-}" ]; then
     "${pip[@]}" --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$root/requirements.lock")"

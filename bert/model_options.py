@@ -8,6 +8,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from nlp_adan.errors import UserError
+from nlp_adan.hub import check_name
+from nlp_adan.training.recipe import check_range
 
 # Positions of a model with rotary ones (ModernBERT): more than a block has cost nothing and serve fine-tuning.
 MIN_ROTARY_POSITIONS = 512
@@ -41,7 +43,9 @@ def model_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, bloc
     Raises:
         UserError: no such configuration, sizes that do not fit each other, or fewer positions than a block has tokens.
     """
-    special = {name: getattr(tokenizer, name) for name in SPECIAL_TOKENS if getattr(tokenizer, name) is not None}
+    special: dict[str, int] = {
+        name: getattr(tokenizer, name) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None) is not None
+    }
     if options.config_name is not None:
         config = load_config(options.config_name)
         for name, value in {"vocab_size": len(tokenizer), **special}.items():
@@ -52,6 +56,10 @@ def model_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, bloc
                 f"choose `--block_size {num_positions(config)}` or less"
             )
         return config
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        check_range(name, getattr(options, name), 1)
+    check_range("initializer_range", options.initializer_range, 0)
+    check_range("dropout", options.dropout, 0, 1)
     if options.hidden_size % options.num_attention_heads:
         raise UserError(
             f"--hidden_size: {options.hidden_size} is not a multiple of --num_attention_heads "
@@ -95,6 +103,7 @@ def num_positions(config: PretrainedConfig) -> int:
 
 def load_config(name_or_path: str) -> PretrainedConfig:
     """The configuration of a model folder or of a hub model."""
+    check_name(name_or_path, "--config_name")
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from bert.model import STATISTICS, build_model
 from bert.model_options import ModelOptions, model_config, num_positions
 from bert.prepare import PreparedData, prepare_pretraining_data
 from nlp_adan.errors import UserError
+from nlp_adan.storage import write_json
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
 from nlp_adan.training.recipe import (
     CommandParser,
+    check_range,
     find_recipe,
     parse_with_recipe,
     read_recipe,
@@ -26,8 +30,9 @@ from nlp_adan.training.recipe import (
     resolved,
     word_value,
 )
-from nlp_adan.training.run_folder import RunFolder
+from nlp_adan.training.run_folder import RunFolder, checkpoint_step
 
+DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -65,7 +70,7 @@ def command_parser() -> CommandParser:
 
 
 def main(words: Sequence[str]) -> None:
-    """`run_pretrain.py bert WORDS`: train, evaluate, save; returns when the run is finished."""
+    """`run_pretrain.py bert WORDS`: train, save, evaluate; returns when the run is finished."""
     quiet_libraries()
     data, model, engine = parse_options(words)
     run = RunFolder(engine.output_dir)
@@ -78,20 +83,37 @@ def main(words: Sequence[str]) -> None:
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
         prepared, tokenizer = prepare(data)
+    check_same_data(run, prepared, resumes=checkpoint is not None)
     config = model_config(model, tokenizer, data.block_size)
     tokenizer.model_max_length = num_positions(config)
     trainer = make_trainer(data, engine, prepared, tokenizer, config, run)
     if engine.process_index == 0:
-        step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-        run.claim(options, resumed_step=step)
+        run.claim(options, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
+        write_json(run.path / DATA_RECORD, {"key": prepared.manifest["key"], "folder": str(prepared.folder)})
         print_plan(trainer, prepared)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = trainer.evaluate()
     trainer.save_model()
+    metrics = trainer.evaluate()
+    if not math.isfinite(metrics["eval_mlm_loss"]):
+        raise UserError(
+            f"the run diverged: its validation loss is {metrics['eval_mlm_loss']}; "
+            f"start again with a lower --learning_rate (now {engine.learning_rate:g}) in another --output_dir"
+        )
     if trainer.is_world_process_zero():
-        metrics["eval_masked_tokens"] = int(metrics["eval_masked_tokens"])
         run.finish({**metrics, "step": trainer.state.global_step})
         print_result(metrics, run.path)
+
+
+def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> None:
+    """Refuse to go on with other text or another tokenizer than the run began with: its token ids mean others."""
+    record = run.path / DATA_RECORD
+    if not resumes or not record.is_file():
+        return
+    if json.loads(record.read_text(encoding="utf-8"))["key"] != prepared.manifest["key"]:
+        raise UserError(
+            f"--resume: the data or the tokenizer changed since {str(run.path)!r} began; "
+            f"bring them back, or start again in another --output_dir"
+        )
 
 
 def parse_options(words: Sequence[str]) -> tuple[DataOptions, ModelOptions, EngineOptions]:
@@ -99,12 +121,9 @@ def parse_options(words: Sequence[str]) -> tuple[DataOptions, ModelOptions, Engi
     parser = command_parser()
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
     data, model, engine = parse_with_recipe(parser, read_recipe(path), path, words)
-    for option, value, low, high in (
-        ("mask_probability", data.mask_probability, 0.0, 1.0),
-        ("valid_fraction", data.valid_fraction, 0.0, 1.0),
-    ):
-        if not low < value < high:
-            raise UserError(f"--{option}: {value} is not between {low} and {high}")
+    check_range("mask_probability", data.mask_probability, 0.01, 0.99)
+    check_range("max_valid_blocks", data.max_valid_blocks, 1)
+    check_range("vocab_size", data.vocab_size, 1)
     if engine.output_dir in (None, "trainer_output"):
         raise UserError("--output_dir: name the folder that the run is to fill, such as runs/tiny")
     return data, model, engine
@@ -112,16 +131,22 @@ def parse_options(words: Sequence[str]) -> tuple[DataOptions, ModelOptions, Engi
 
 def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
     """Token blocks and tokenizer for the options, from the cache where they are in it."""
-    return prepare_pretraining_data(
-        data.data,
-        encoding=data.encoding,
-        text_column=data.text_column,
-        tokenizer_name_or_path=data.tokenizer,
-        vocab_size=data.vocab_size,
-        tokenizer_kind="wordpiece" if data.tokenizer_kind == "wordpiece" else "bpe",
-        block_size=data.block_size,
-        valid_fraction=data.valid_fraction,
-    )
+    try:
+        return prepare_pretraining_data(
+            data.data,
+            encoding=data.encoding,
+            text_column=data.text_column,
+            tokenizer_name_or_path=data.tokenizer,
+            vocab_size=data.vocab_size,
+            tokenizer_kind="wordpiece" if data.tokenizer_kind == "wordpiece" else "bpe",
+            block_size=data.block_size,
+            valid_fraction=data.valid_fraction,
+        )
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or data.data}: {error.strerror or error}; check permissions and free space there "
+            f"(NLP_ADAN_CACHE names another folder for the cache)"
+        ) from error
 
 
 def make_trainer(
@@ -169,17 +194,20 @@ def masked_lm_metrics(prediction: EvalPrediction, unigram_counts: np.ndarray) ->
         "top1_accuracy": totals["num_top1_correct"] / totals["num_masked"],
         "top5_accuracy": totals["num_top5_correct"] / totals["num_masked"],
         "five_commonest_accuracy": float(np.isin(targets, commonest).mean()),
-        "masked_tokens": totals["num_masked"],
+        "masked_tokens": int(totals["num_masked"]),
     }
 
 
 def print_plan(trainer: Engine, prepared: PreparedData) -> None:
     """One line about the run that begins."""
     args: Any = trainer.args
+    num_steps = args.max_steps
+    if num_steps < 0:
+        num_steps = math.ceil(len(prepared.train) / args.num_sequences_per_step * args.num_train_epochs)
     num_parameters = sum(param.numel() for param in trainer.model.parameters())
     print(
         f"{trainer.model.config.model_type}: {num_parameters / 1e6:.1f} M parameters, "
-        f"{len(prepared.train):,} training blocks of {prepared.train.shape[1]} tokens; {args.max_steps:,} steps of "
+        f"{len(prepared.train):,} training blocks of {prepared.train.shape[1]} tokens; {num_steps:,} steps of "
         f"{args.num_sequences_per_step} blocks on {args.world_size} rank(s), optimizer {args.optim.value}",
         flush=True,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from nlp_adan.errors import UserError, nearest
+from nlp_adan.hub import check_name
 from nlp_adan.storage import sha256_json
 
 if TYPE_CHECKING:
@@ -199,14 +200,13 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         raise UserError(
             f"the folder {name_or_path!r} holds no tokenizer (tokenizer.json): name one saved by transformers"
         )
+    if not is_local:
+        check_name(name_or_path, "--tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path) if is_local else name_or_path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = "" if is_local else nearest(path.name, siblings)
-        kind = "the tokenizer in the folder" if is_local else "no local folder, and no hub tokenizer:"
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--tokenizer {name_or_path!r}{hint}: {kind} cannot be loaded ({reason})") from error
+        raise UserError(f"--tokenizer: {name_or_path!r} holds no tokenizer that loads ({reason})") from error
     if tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer {name_or_path!r} has no mask token, which masked language modelling needs: choose that of "

@@ -15,12 +15,13 @@ from glue_eval.finetune import WEIGHT_FILES, check_model, load_tokenizer
 from glue_eval.report import write_glue_report
 from glue_eval.sample_tasks import sample_tasks_folder
 from glue_eval.sweep import Plan, check_data, run_plans
-from glue_eval.tasks import Task, parse_task_names
-from nlp_adan.errors import UserError, exit_on_user_error
+from glue_eval.tasks import TASKS, Task, parse_task_names
+from nlp_adan.errors import UserError, exit_on_user_error, nearest
 from nlp_adan.storage import sha256_file
 from nlp_adan.training.engine import EngineOptions, quiet_libraries
 from nlp_adan.training.recipe import (
     CommandParser,
+    check_range,
     find_recipe,
     parse_with_recipe,
     read_recipe,
@@ -72,15 +73,26 @@ def main(words: Sequence[str]) -> None:
         raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
     if engine.output_dir in (None, "trainer_output"):
         raise UserError("--output_dir: name the folder for the report, such as runs/tiny/glue")
-    if glue.seeds < 1:
-        raise UserError(f"--seeds: {glue.seeds} is not a number of runs; give 1 or more")
+    check_range("seeds", glue.seeds, 1)
+    if glue.max_length is not None:
+        check_range("max_length", glue.max_length, 4)
+    if word_value("--seed", words) is not None:
+        raise UserError("--seed: runs have the seeds 1, 2, ...; say with --seeds how many")
+    if engine.resume not in ("no", "auto"):
+        raise UserError(f"--resume: {engine.resume!r}; a GLUE report is gone on with by `--resume auto`")
     tasks = parse_task_names(glue.tasks)
     check_model(glue.model)
     tokenizer = load_tokenizer(glue.model)
     recipe = find_recipe(word_value("--recipe", words) or _default_recipe(glue.model, words), RECIPES)
     plans = make_plans(parser, recipe, words, tasks, glue.seeds, Path(engine.output_dir))
     run = RunFolder(engine.output_dir, last_file="report.json")
-    options = {**resolved(glue, engine), "recipe_file": recipe.name, "model_sha256": _weights_sha256(glue.model)}
+    options = {
+        **resolved(glue),
+        "recipe": recipe.name,
+        "model_sha256": _weights_sha256(glue.model),
+        "data_sha256": None if glue.data == "sample" else _data_sha256(Path(glue.data), tasks),
+        "settings": {plan.task.name: _settings(plan.options()) for plan in plans},
+    }
     run.checkpoint_to_resume(options, engine.resume)
     if run.finished:
         if engine.process_index == 0:
@@ -92,7 +104,8 @@ def main(words: Sequence[str]) -> None:
         check_data(data, tasks)
     if engine.process_index == 0:
         run.claim(options)
-        print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {engine.optim.value}", flush=True)
+        optimizer = getattr(plans[0].options().optim, "value", engine.optim)
+        print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {optimizer}", flush=True)
     results = list(run_plans(plans, glue.model, data, tokenizer, glue.max_length, speak=engine.process_index == 0))
     if engine.process_index == 0:
         write_glue_report(
@@ -109,13 +122,10 @@ def make_plans(
     parser: CommandParser, recipe: Path, words: Sequence[str], tasks: list[Task], num_seeds: int, folder: Path
 ) -> list[Plan]:
     """A plan for each task and seed. Every plan's options are parsed once here, so that mistakes are told at once."""
+    common, own = _read_glue_recipe(recipe)
 
     def options(task: Task, seed: int, run_folder: Path) -> EngineOptions:
-        values = read_recipe(recipe)
-        if unknown := set(values) - {"default", "tasks"}:
-            raise UserError(f"{recipe}: unknown key {min(unknown)!r}; a GLUE recipe has `default` and `tasks`")
-        own: dict[str, Any] = (values.get("tasks") or {}).get(task.name) or {}
-        merged = {**(values.get("default") or {}), "save_strategy": "no", "logging_strategy": "epoch", **own}
+        merged = {**common, "save_strategy": "no", "logging_strategy": "epoch", **(own.get(task.name) or {})}
         last = ["--output_dir", str(run_folder), "--seed", str(seed)]
         return parse_with_recipe(parser, merged, recipe, [*words, *last])[1]
 
@@ -126,6 +136,33 @@ def make_plans(
             plans.append(Plan(task, seed, run_folder, functools.partial(options, task, seed, run_folder)))
         plans[-1].options()
     return plans
+
+
+def _read_glue_recipe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options for all tasks, and those for single ones by the task's name."""
+    values = read_recipe(path)
+    if unknown := set(values) - {"default", "tasks"}:
+        raise UserError(f"{path}: unknown key {min(unknown)!r}; a GLUE recipe has `default` and `tasks`")
+    common, own = values.get("default") or {}, values.get("tasks") or {}
+    for name, options in {"default": common, "tasks": own, **(own if isinstance(own, dict) else {})}.items():
+        if not isinstance(options or {}, dict):
+            raise UserError(f"{path}: {name!r} takes `option: value` pairs, found {type(options).__name__}")
+    for name in own:
+        if name not in TASKS:
+            raise UserError(f"{path}: unknown task {name!r}{nearest(name, TASKS)}")
+    return common, own
+
+
+def _settings(options: EngineOptions) -> dict[str, Any]:
+    """A run's options where they differ from the defaults, without those of the single run."""
+    defaults = resolved(EngineOptions(output_dir=options.output_dir, seed=options.seed))
+    return {name: value for name, value in resolved(options).items() if value != defaults[name] and name != "resume"}
+
+
+def _data_sha256(folder: Path, tasks: list[Task]) -> dict[str, str]:
+    """The hash of each file that the runs read: other data under the same name is another run."""
+    names = [Path(task.name) / split.file for task in tasks for split in task.splits if split.label_column]
+    return {str(name): sha256_file(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _default_recipe(model: str, words: Sequence[str]) -> str:

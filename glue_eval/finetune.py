@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,6 +24,7 @@ from glue_eval.metrics import majority_baseline, score
 from glue_eval.results import RunResult
 from glue_eval.tasks import Task
 from nlp_adan.errors import UserError
+from nlp_adan.hub import check_name
 from nlp_adan.training.engine import Engine, EngineOptions, mean_over_items
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -37,7 +39,8 @@ def check_model(folder: str) -> None:
     path = Path(folder)
     if not path.is_dir():
         if folder.count("/") == 1 and not folder.startswith((".", "/")) and not path.parent.is_dir():
-            return  # organisation/name on the hub
+            check_name(folder, "--model")  # organisation/name on the hub
+            return
         raise UserError(f"--model: no folder {folder!r}; name the folder that a pretraining run filled")
     if not (path / "config.json").is_file() or not any((path / name).is_file() for name in WEIGHT_FILES):
         raise UserError(
@@ -61,7 +64,7 @@ def load_classifier(name_or_path: str, task: Task) -> PreTrainedModel:
     num_labels = len(task.labels) if task.labels else 1
     try:
         model = AutoModelForSequenceClassification.from_pretrained(name_or_path, num_labels=num_labels)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"--model: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
     model.config.problem_type = "single_label_classification" if task.labels else "regression"
     return model

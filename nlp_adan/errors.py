@@ -36,13 +36,14 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        rank = int(os.environ.get("RANK", "0"))
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        rank = int(os.environ.get("RANK", "0")) if several else 0
         if rank > 0:
             time.sleep(OTHER_RANKS_WAIT_SECONDS)
         where = f" (rank {rank})" if rank > 0 else ""
         print(f"error{where}: {error}", file=sys.stderr, flush=True)
         # Under a launcher the other ranks may wait in a collective for this one: leave without its clean-up.
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if several:
             sys.stdout.flush()
             os._exit(EXIT_CODE)
         sys.exit(EXIT_CODE)

@@ -14,15 +14,25 @@ LOG_FILE_INTERVAL_SECONDS = 10.0  # into a file or a pipe each redrawing is a li
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, description: str, unit: str, total: int | None = None, initial: int = 0
+    iterable: Iterable[Any] | None = None,
+    *,
+    description: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
+    leave: bool = True,
 ) -> tqdm:
-    """A bar over `iterable`, or one to `update` by hand. `unit` names what is counted, in the singular."""
+    """A bar over `iterable`, or one to `update` by hand. `unit` names what is counted, in the singular.
+
+    `leave`: whether the full bar stays on the screen.
+    """
     return tqdm(
         iterable,
         desc=description,
         unit=f" {unit}",
         total=total,
         initial=initial,
+        leave=leave,
         unit_scale=unit == "byte",
         dynamic_ncols=True,
         mininterval=TERMINAL_INTERVAL_SECONDS if sys.stderr.isatty() else LOG_FILE_INTERVAL_SECONDS,

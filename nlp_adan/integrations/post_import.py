@@ -10,6 +10,7 @@ import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 def when_imported(module_name: str, callback: Callable[[ModuleType], None]) -> None:
@@ -49,6 +50,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 class _Loader(importlib.abc.Loader):
     """The module's own loader, with the callbacks after it. Everything else is asked of the own loader."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader

@@ -22,11 +22,14 @@ class RunLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.began = self.last_time = time.monotonic()
+        self.began = self.last_time = self.last_step_end = time.monotonic()
         self.last_step = state.global_step
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.last_step_end = time.monotonic()
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.last_time = time.monotonic()  # the time of an evaluation is not training time
+        self.last_time += time.monotonic() - self.last_step_end  # an evaluation's time is not training time
 
     def on_log(
         self,
@@ -52,12 +55,29 @@ class RunLog(TrainerCallback):
             self.folder.append("eval.jsonl", {"step": state.global_step, **plain})
 
 
+class EpochOfDataset(TrainerCallback):
+    """Tells the training data which epoch begins.
+
+    accelerate's loader does so only while it does not wrap the batch sampler: not on several ranks, nor in an epoch
+    that a run is resumed in.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.dataset.set_epoch(int((state.epoch or 0.0) + 1e-9))  # the sum of its fractions may fall short of a whole
+
+
 class Bar(TrainerCallback):
     """One bar over the training steps, with loss and learning rate, in place of the Trainer's bar and its prints."""
 
     def __init__(self, description: str) -> None:
         self.description = description
         self.bar: Any = None
+        self.evaluation_bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,6 +86,19 @@ class Bar(TrainerCallback):
             self.bar = progress(
                 description=self.description, unit="step", total=state.max_steps, initial=state.global_step
             )
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.disable_tqdm:
+            return
+        if self.evaluation_bar is None:
+            total = len(kwargs["eval_dataloader"])
+            self.evaluation_bar = progress(description="evaluation", unit="batch", total=total, leave=False)
+        self.evaluation_bar.update()
+        if self.evaluation_bar.n >= self.evaluation_bar.total:
+            self.evaluation_bar.close()
+            self.evaluation_bar = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:

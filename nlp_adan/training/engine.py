@@ -7,6 +7,7 @@ loss that does not depend on how a batch is split, and defaults that fit a machi
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import warnings
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-import nlp_adan  # noqa: F401  (registers Adan)
+from nlp_adan import Adan
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.param_groups import decay_parameter_names
-from nlp_adan.training.callbacks import Bar
+from nlp_adan.training.callbacks import Bar, EpochOfDataset
 from nlp_adan.training.environment import share_cpu_cores
+from nlp_adan.training.recipe import check_range
 
 
 @dataclasses.dataclass
@@ -67,12 +69,13 @@ class EngineOptions(TrainingArguments):
         if not torch.accelerator.is_available():
             # Without it the batch of two CPU ranks under ZeRO does not add up for DeepSpeed.
             self.use_cpu = True
+        self._check_ranges()
         if isinstance(self.deepspeed, str):
-            self._check_deepspeed_file(Path(self.deepspeed))
+            _check_deepspeed_file(Path(self.deepspeed))
         if self.deepspeed:
             single_process_environment()
         if self.optim == "adan":
-            adan_options(self.optim_args)  # a mistake in them is told before anything is prepared
+            self._check_adan_options()
         if self.global_batch_size is not None:
             self._split_global_batch(self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         share_cpu_cores()
@@ -97,16 +100,40 @@ class EngineOptions(TrainingArguments):
         self.per_device_train_batch_size = micro
         self.gradient_accumulation_steps = per_rank // micro
 
-    @staticmethod
-    def _check_deepspeed_file(path: Path) -> None:
-        if not path.is_file():
-            siblings = sorted(str(other) for other in path.parent.glob("*.json"))
-            raise UserError(f"--deepspeed: the file {str(path)!r} does not exist{nearest(str(path), siblings)}")
+    def _check_ranges(self) -> None:
+        for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            check_range(option, getattr(self, option), 1)
+        for option in ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs", "warmup_steps"):
+            check_range(option, getattr(self, option), 0)
+        if self.max_steps != -1:  # the Trainer's word for "as many as the epochs have"
+            check_range("max_steps", self.max_steps, 1)
+
+    def _check_adan_options(self) -> None:
+        """Tell a mistake in them before anything is prepared."""
+        options: Any = self
+        parameter = nn.Parameter(torch.zeros(1))
+        try:
+            Adan([parameter], lr=options.learning_rate, eps=options.adam_epsilon, **adan_options(options.optim_args))
+        except ValueError as error:
+            raise UserError(f"--optim_args/--adam_epsilon: {error}") from error
 
     @property
     def num_sequences_per_step(self) -> int:
         """Sequences of one optimizer step over all ranks and micro-batches."""
         return int(self.train_batch_size * self.gradient_accumulation_steps * self.world_size)
+
+
+def _check_deepspeed_file(path: Path) -> None:
+    if not path.is_file():
+        siblings = sorted(str(other) for other in path.parent.glob("*.json"))
+        raise UserError(f"--deepspeed: the file {str(path)!r} does not exist{nearest(str(path), siblings)}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise UserError(f"--deepspeed: {path}:{line}: not JSON ({error}); start from one of ds_configs/") from error
+    if not isinstance(config, dict):
+        raise UserError(f"--deepspeed: {path}: a configuration is a JSON object, found {type(config).__name__}")
 
 
 class Engine(Trainer):
@@ -124,6 +151,8 @@ class Engine(Trainer):
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
         self.add_callback(Bar(bar_description))
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(EpochOfDataset(self.train_dataset))
         if self.compute_loss_func is not None:
             self.model_accepts_loss_kwargs = False  # one of the two divides, not both
         elif not getattr(self.model, "accepts_loss_kwargs", False):

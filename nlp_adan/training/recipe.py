@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import enum
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,10 +158,20 @@ def parse_with_recipe(
     return parser.parse([*ours, *words])
 
 
+def check_range(option: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise a UserError unless low <= value <= high."""
+    if not low <= value <= high:
+        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
+        raise UserError(f"--{option}: {value:g} is out of range; give {bounds}")
+
+
 def resolved(*objects: Any) -> dict[str, Any]:
-    """All options of some option objects as one flat mapping of plain values, as a YAML or JSON file takes them."""
+    """All options of some option objects as one flat mapping of plain values, as a YAML or JSON file takes them.
+
+    Access tokens are left out.
+    """
     return {
-        field.name: _plain(getattr(instance, field.name))
+        field.name: None if field.name.endswith("_token") else _plain(getattr(instance, field.name))
         for instance in objects
         for field in dataclasses.fields(instance)
         if field.init and not field.name.startswith("_")

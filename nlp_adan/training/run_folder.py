@@ -12,11 +12,11 @@ metrics.json       the final figures; written last, so that its presence means t
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.trainer_utils import get_last_checkpoint
 
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_json, write_text
@@ -28,6 +28,10 @@ WATCHING = frozenset({
     "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy",
     "save_total_limit", "use_cpu",
 })  # fmt: skip
+
+
+# Options that the machine or the call decided: a recipe for another machine must not carry them.
+MACHINES_OWN = frozenset({"use_cpu", "local_rank", "resume"})
 
 
 class RunFolder:
@@ -58,12 +62,12 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run, or something that is no run.
         """
-        if resume not in ("no", "auto"):
-            if not (Path(resume) / "trainer_state.json").is_file():
-                raise UserError(f"--resume: {resume!r} is not a checkpoint folder; name one, or `auto`")
-            return resume
+        if resume not in ("no", "auto") and not _is_complete(Path(resume)):
+            raise UserError(f"--resume: {resume!r} is not a whole checkpoint folder; name one, or `auto`")
+        named = None if resume in ("no", "auto") else str(Path(resume))
+        self._check_writable()
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return None
+            return named
         if not self.path.is_dir():
             raise UserError(f"--output_dir: {str(self.path)!r} is a file; choose a folder")
         record = self.path / "resolved.yaml"
@@ -80,8 +84,22 @@ class RunFolder:
                 f"--output_dir: {str(self.path)!r} holds an unfinished run with the same settings; "
                 f"add `--resume auto` to go on with it, or choose another folder"
             )
-        last: str | None = get_last_checkpoint(str(self.path))
-        return last
+        return named or self._last_checkpoint()
+
+    def _last_checkpoint(self) -> str | None:
+        """The newest checkpoint that was written to its end."""
+        complete = [path for path in self.path.glob("checkpoint-*") if _is_complete(path)]
+        return str(max(complete, key=checkpoint_step)) if complete else None
+
+    def _check_writable(self) -> None:
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        try:
+            if parent.is_dir():
+                tempfile.TemporaryDirectory(dir=parent).cleanup()
+        except OSError as error:
+            raise UserError(
+                f"--output_dir: cannot write into {str(parent)!r} ({error.strerror}); choose another folder"
+            ) from error
 
     def _check_same_settings(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         # With a global batch the rest follows from the number of ranks, which may change.
@@ -100,12 +118,13 @@ class RunFolder:
             state = "finished" if self.finished else "unfinished"
             raise UserError(
                 f"--output_dir: {str(self.path)!r} holds another run ({state}; {name}: {theirs.get(name)!r} there, "
-                f"{ours.get(name)!r} here{more}); choose another folder"
+                f"{ours.get(name)!r} here{more}); choose another folder, or remove that one"
             )
 
     def claim(self, options: dict[str, Any], resumed_step: int = 0) -> None:
         """Write what describes the run, and cut the logs back to the step that it goes on from. One rank calls it."""
-        write_text(self.path / "resolved.yaml", yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+        kept_options = {name: value for name, value in options.items() if name not in MACHINES_OWN}
+        write_text(self.path / "resolved.yaml", yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", environment())
         for name in ("log.jsonl", "eval.jsonl"):
             kept = [line for line in self._log(name) if line["step"] <= resumed_step]
@@ -134,3 +153,17 @@ class RunFolder:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final figures, and with them the mark that the run is finished."""
         write_json(self.path / self.last_file, metrics)
+
+
+def checkpoint_step(checkpoint: str | Path) -> int:
+    """The optimizer step that a checkpoint was written after."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the Trainer wrote the checkpoint to its end: its own state is the last of the files."""
+    try:
+        return checkpoint_step(checkpoint) > 0
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,7 +1,8 @@
 """Trains tiny models with the same global batches, split over ranks and micro-batches in several ways.
 
-`[launcher] python -m tests.distributed.split_worker FOLDER CASE ...`, where a case is FAMILY:STAGE:MICRO:ACCUMULATION
-(STAGE 0 is no DeepSpeed). Rank 0 writes FOLDER/CASE.pt: the logged losses and gradient norms, and the parameters.
+`[launcher] python -m tests.distributed.split_worker FOLDER CASE ...`, where a case is FAMILY:CONFIG:MICRO:ACCUMULATION
+(CONFIG is the name of a file in ds_configs/, or `plain` for torch alone). Rank 0 writes FOLDER/CASE.pt: the logged
+losses and gradient norms, and the parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bert.model import build_model
 from glue_eval.finetune import example_loss
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
 
-NUM_STEPS = 8
+NUM_STEPS = 20  # two and a half epochs of 64 samples in global batches of 8
 VOCAB_SIZE, SEQ_LENGTH = 60, 16
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -51,11 +52,11 @@ def classifier(options: EngineOptions) -> Engine:
     )
 
 
-def run(family: str, stage: int, micro: int, accumulation: int, folder: Path) -> dict[str, Any]:
+def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -> dict[str, Any]:
     """Train one case; what rank 0 found."""
     options = EngineOptions(
         output_dir=str(folder / "trainer"),
-        deepspeed=f"ds_configs/zero{stage}.json" if stage else None,
+        deepspeed=f"ds_configs/{config}.json" if config != "plain" else None,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         max_steps=NUM_STEPS,
@@ -72,14 +73,15 @@ def run(family: str, stage: int, micro: int, accumulation: int, folder: Path) ->
     trainer.train()
     parameters = {}
     for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=config.startswith("zero3")):
             parameters[name] = parameter.detach().clone()
     lines = [line for line in trainer.state.log_history if "loss" in line]
     return {
         "loss": [line["loss"] for line in lines],
         "grad_norm": [float(line["grad_norm"]) for line in lines],
         "parameters": parameters,
-        "optimizer": type(trainer.optimizer.optimizer).__name__,
+        "optimizer": type(getattr(trainer.optimizer.optimizer, "optimizer", trainer.optimizer.optimizer)).__name__,
+        "is_sharded": hasattr(trainer.optimizer.optimizer, "optimizer"),
     }
 
 
@@ -89,8 +91,8 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     folder, cases = Path(words[0]), words[1:]
     for case in cases:
-        family, stage, micro, accumulation = case.split(":")
-        found = run(family, int(stage), int(micro), int(accumulation), folder)
+        family, config, micro, accumulation = case.split(":")
+        found = run(family, config, int(micro), int(accumulation), folder)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             torch.save(found, folder / f"{case}.pt")
 

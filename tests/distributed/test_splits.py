@@ -15,12 +15,13 @@ import torch
 from tests.distributed import launching
 
 WORKER = "tests.distributed.split_worker"
-WHOLE = ["mlm:0:8:1", "cls:0:8:1"]  # one process, the global batch of 8 at once
-ONE_RANK = ["mlm:0:2:4", "cls:0:2:4"]
+WHOLE = ["mlm:plain:8:1", "cls:plain:8:1"]  # one process, the global batch of 8 at once
+ONE_RANK = ["mlm:plain:2:4", "cls:plain:2:4"]
 # Without DeepSpeed first: a process that has used it once cannot leave it.
 TWO_RANKS = [
-    "mlm:0:4:1", "mlm:0:2:2", "cls:0:4:1",
-    "mlm:1:4:1", "mlm:2:4:1", "mlm:2:2:2", "mlm:2:1:4", "mlm:3:4:1", "mlm:3:2:2", "cls:2:4:1", "cls:2:2:2",
+    "mlm:plain:4:1", "mlm:plain:2:2", "cls:plain:4:1",
+    "mlm:zero1:4:1", "mlm:zero2:4:1", "mlm:zero2:2:2", "mlm:zero2:1:4", "mlm:zero3:4:1", "mlm:zero3:2:2",
+    "cls:zero2:4:1", "cls:zero2:2:2", "mlm:zero2_offload:4:1", "mlm:zero3_offload:4:1",
 ]  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -43,14 +44,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 @pytest.mark.parametrize("case", [*ONE_RANK, *(f"2 {case}" for case in TWO_RANKS)])
 def test_equals_one_process_with_the_whole_batch(results: dict[str, dict[str, Any]], case: str) -> None:
-    """Measured over all cases: loss (of 4.1) 9.5e-7, norm (of 2.5) 2.9e-7, parameters after 8 steps 2.7e-7.
+    """Measured over all cases: loss (of 4.1) 9.5e-7, norm (of 2.5) 2.8e-7, parameters after 20 steps 5.5e-7.
+
+    Two and a half epochs: the masks of each are the same for every split, and Adan is Adan when it is offloaded.
 
     Attention's key biases are left out: their gradient is zero in exact arithmetic, so that Adan normalises rounding.
     """
-    family, stage, *_ = case.removeprefix("2 ").split(":")
-    whole, split = results[f"{family}:0:8:1"], results[case]
-    assert split["optimizer"].startswith("DeepSpeedZero" if int(stage) else "Adan")
-    assert len(whole["loss"]) == 8
+    family, config, *_ = case.removeprefix("2 ").split(":")
+    whole, split = results[f"{family}:plain:8:1"], results[case]
+    assert split["optimizer"] == "Adan" and split["is_sharded"] == (config != "plain")
+    assert len(whole["loss"]) == 20
     assert split["loss"] == pytest.approx(whole["loss"], abs=4e-6)
     assert split["grad_norm"] == pytest.approx(whole["grad_norm"], abs=2e-6)
     for name, expected in whole["parameters"].items():
@@ -60,5 +63,5 @@ def test_equals_one_process_with_the_whole_batch(results: dict[str, dict[str, An
 
 def test_the_first_loss_is_that_of_guessing(results: dict[str, dict[str, Any]]) -> None:
     """ln 60 = 4.09 for the masked LM's vocabulary, ln 3 = 1.10 for three classes: no factor crept in."""
-    assert results["2 mlm:2:2:2"]["loss"][0] == pytest.approx(4.09, abs=0.1)
-    assert results["2 cls:2:2:2"]["loss"][0] == pytest.approx(1.10, abs=0.05)
+    assert results["2 mlm:zero2:2:2"]["loss"][0] == pytest.approx(4.09, abs=0.1)
+    assert results["2 cls:zero2:2:2"]["loss"][0] == pytest.approx(1.10, abs=0.05)

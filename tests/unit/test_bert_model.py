@@ -19,7 +19,7 @@ from transformers import (
 
 from bert.masking import IGNORED_LABEL
 from bert.model import STATISTICS, build_model
-from bert.model_options import load_config
+from bert.model_options import ModelOptions, load_config, model_config
 from nlp_adan.errors import UserError
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -94,3 +94,7 @@ def test_models_that_cannot_be_pretrained_are_named(tmp_path: Path) -> None:
         build_model(XLNetConfig())
     with pytest.raises(UserError, match="nowhere"):
         load_config(str(tmp_path / "nowhere"))
+    for options, named in (({"hidden_size": 0}, "hidden_size"), ({"num_attention_heads": 0}, "num_attention_heads"),
+                           ({"dropout": 2.0}, "dropout"), ({"num_attention_heads": 5}, "multiple")):  # fmt: skip
+        with pytest.raises(UserError, match=named):
+            model_config(ModelOptions(**options), None, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bert import pretrain
 from glue_eval import __main__ as glue
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.training.recipe import find_recipe, option_words, read_recipe, recipe_names, resolved, word_value
+from nlp_adan.training.run_folder import MACHINES_OWN
 
 OUTPUT = ["--output_dir", "runs/never"]
 
@@ -20,7 +22,7 @@ def test_every_recipe_parses_and_its_resolved_options_parse_to_the_same(name: st
     options = resolved(*pretrain.parse_options(["--recipe", name, *OUTPUT]))
     assert options["output_dir"] == "runs/never"
     record = tmp_path / "resolved.yaml"
-    record.write_text(yaml.safe_dump(options))
+    record.write_text(yaml.safe_dump({key: value for key, value in options.items() if key not in MACHINES_OWN}))
     again = resolved(*pretrain.parse_options(["--recipe", str(record)]))
     assert {**again, "recipe": name} == options
 
@@ -83,6 +85,12 @@ def test_the_global_batch_is_split(words: list[str], micro: int, accumulation: i
         (["--mask_probability", "1.5"], "--mask_probability: 1.5"),
         (["--lr_scheduler_type", "liner"], r"'liner'.*linear"),
         (["--eval_strategy", "step"], "'step'"),
+        (["--optim_args", "beta1=2"], r"beta1 must be in \[0, 1\), got 2.0"),
+        (["--learning_rate", "-1"], "--learning_rate: -1 is out of range; give 0 or more"),
+        (["--max_steps", "0"], "--max_steps: 0 is out of range; give 1 or more"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size: 0"),
+        (["--max_valid_blocks", "0"], "--max_valid_blocks: 0"),
+        (["--deepspeed", "README.md"], r"README.md:1: not JSON"),
     ],
 )
 def test_a_mistake_names_the_value_and_the_remedy(words: list[str], told: str) -> None:
@@ -105,6 +113,39 @@ def test_a_bad_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=told):
         pretrain.parse_options(["--recipe", str(path), *OUTPUT])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("default: [1]", "'default' takes `option: value` pairs, found list"),
+        ("tasks: [CoLA]", "'tasks' takes"),
+        ("tasks: {COLA: {seed: 1}}", r"unknown task 'COLA' \(did you mean 'CoLA'\?\)"),
+        ("tasks: {CoLA: 3}", "'CoLA' takes"),
+        ("defaults: {}", "unknown key 'defaults'"),
+        ("default: {lerning_rate: 1}", "unknown key 'lerning_rate'"),
+    ],
+)
+def test_a_bad_glue_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        glue.make_plans(glue.command_parser(), path, [], glue.parse_task_names("CoLA"), 1, tmp_path)
+
+
+def test_no_access_token_is_recorded() -> None:
+    assert resolved(*pretrain.parse_options(["--hub_token", "secret", *OUTPUT]))["hub_token"] is None
+
+
+def test_every_ds_config_is_for_the_trainer_and_runs_adan() -> None:
+    for path in sorted((pretrain.RECIPES.parents[1] / "ds_configs").glob("*.json")):
+        *_, engine = pretrain.parse_options(["--deepspeed", str(path), *OUTPUT])
+        config = json.loads(path.read_text())
+        assert engine.deepspeed == str(path) and "optimizer" not in config
+        if "offload_optimizer" in config["zero_optimization"]:
+            assert config["zero_force_ds_cpu_optimizer"] is False  # or DeepSpeed's Adam takes the optimizer's place
+        if config["zero_optimization"]["stage"] == 3:
+            assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
 
 
 def test_words() -> None:

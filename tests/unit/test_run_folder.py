@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.run_folder import RunFolder
+from nlp_adan.training.run_folder import RunFolder, checkpoint_step
 
 OPTIONS: dict[str, Any] = {"output_dir": "x", "learning_rate": 1e-3, "seed": 42, "lr_scheduler_kwargs": {"a": [1]}}
 
@@ -35,6 +36,8 @@ def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
     assert run.checkpoint_to_resume(OPTIONS, "auto") is None  # killed before its first checkpoint
     for step in (5, 10):
         (run.path / f"checkpoint-{step}").mkdir()
+        (run.path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (run.path / "checkpoint-15").mkdir()  # killed while it was written
     assert run.checkpoint_to_resume(OPTIONS, "auto") == str(run.path / "checkpoint-10")
     moved = {**OPTIONS, "output_dir": "elsewhere", "logging_steps": 3}
     assert run.checkpoint_to_resume(moved, "auto") is not None  # where and how it is watched does not matter
@@ -69,8 +72,28 @@ def test_a_folder_with_something_else(tmp_path: Path) -> None:
         RunFolder(tmp_path).checkpoint_to_resume(OPTIONS, "auto")
     with pytest.raises(UserError, match="is a file"):
         RunFolder(tmp_path / "thesis.txt").checkpoint_to_resume(OPTIONS, "no")
-    with pytest.raises(UserError, match="is not a checkpoint folder"):
+    with pytest.raises(UserError, match="is not a whole checkpoint folder"):
         RunFolder(tmp_path / "run").checkpoint_to_resume(OPTIONS, "checkpoint-7")
+    with pytest.raises(UserError, match=r"cannot write into '/proc'.*choose another folder"):
+        RunFolder("/proc/nope").checkpoint_to_resume(OPTIONS, "no")
+
+
+def test_a_named_checkpoint_does_not_open_a_folder_with_another_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-7"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 7}')
+    slashed = f"{checkpoint}/"  # as tab completion writes it
+    assert RunFolder(tmp_path / "new").checkpoint_to_resume(OPTIONS, slashed) == str(checkpoint)
+    assert checkpoint_step(slashed) == 7
+    run = claimed(tmp_path / "run")
+    with pytest.raises(UserError, match="another run"):
+        run.checkpoint_to_resume({**OPTIONS, "seed": 1}, slashed)
+
+
+def test_the_record_is_a_recipe_for_another_machine(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.claim({**OPTIONS, "use_cpu": True, "resume": "auto"})
+    assert set(yaml.safe_load((run.path / "resolved.yaml").read_text())) == set(OPTIONS)
 
 
 def test_logs_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:

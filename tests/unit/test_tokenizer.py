@@ -149,10 +149,10 @@ def test_loading_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(str(tmp_path))
     (tmp_path / "my_tokenizer").mkdir()
-    with pytest.raises(UserError, match=r"did you mean 'my_tokenizer'\?"):
+    with pytest.raises(UserError, match=r"did you mean '.*my_tokenizer'\?"):
         load_tokenizer(str(tmp_path / "my_tokeniser"))
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="holds no tokenizer that loads"):
         load_tokenizer(str(tmp_path))
 
 
