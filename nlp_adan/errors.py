@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 EXIT_CODE = 2
 # A launcher kills every rank as soon as one of them ends: the other ranks give rank 0 this long to print the message.
-OTHER_RANKS_WAIT_SECONDS = 20.0
+OTHER_RANKS_WAIT_SECONDS = 5.0
 
 
 class UserError(Exception):
