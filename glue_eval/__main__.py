@@ -71,8 +71,6 @@ def main(words: Sequence[str]) -> None:
     glue, engine = parser.parse(words)
     if glue.model is None:
         raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
-    if engine.output_dir in (None, "trainer_output"):
-        raise UserError("--output_dir: name the folder for the report, such as runs/tiny/glue")
     check_range("seeds", glue.seeds, 1)
     if glue.max_length is not None:
         check_range("max_length", glue.max_length, 4)
@@ -86,12 +84,13 @@ def main(words: Sequence[str]) -> None:
     recipe = find_recipe(word_value("--recipe", words) or _default_recipe(glue.model, words), RECIPES)
     plans = make_plans(parser, recipe, words, tasks, glue.seeds, Path(engine.output_dir))
     run = RunFolder(engine.output_dir, last_file="report.json")
+    settings = {plan.task.name: _settings(plan.options()) for plan in plans if plan.seed == 1}  # the same for all seeds
     options = {
         **resolved(glue),
         "recipe": recipe.name,
         "model_sha256": _weights_sha256(glue.model),
         "data_sha256": None if glue.data == "sample" else _data_sha256(Path(glue.data), tasks),
-        "settings": {plan.task.name: _settings(plan.options()) for plan in plans},
+        "settings": settings,
     }
     run.checkpoint_to_resume(options, engine.resume)
     if run.finished:
@@ -104,7 +103,7 @@ def main(words: Sequence[str]) -> None:
         check_data(data, tasks)
     if engine.process_index == 0:
         run.claim(options)
-        optimizer = getattr(plans[0].options().optim, "value", engine.optim)
+        optimizer = settings[tasks[0].name].get("optim", EngineOptions.optim)
         print(f"{len(plans)} runs on {data}, recipe {recipe.name}, optimizer {optimizer}", flush=True)
     results = list(run_plans(plans, glue.model, data, tokenizer, glue.max_length, speak=engine.process_index == 0))
     if engine.process_index == 0:

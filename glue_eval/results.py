@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_adan.reporting import finite
-from nlp_adan.storage import write_json
+from nlp_adan.storage import finite, write_json
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ def check_name(name: str, option: str) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    is_cached = (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
     missing = f"{option}: there is no folder {name!r}{nearest(name, siblings)}"
     if path.exists():
         raise UserError(f"{option}: {name!r} is a file; name the folder that holds it")
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
-        if (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir():
+        if is_cached:
             return
         raise UserError(f"{missing}, and HF_HUB_OFFLINE=1 keeps the hub from being asked")
     try:
@@ -42,6 +43,6 @@ def check_name(name: str, option: str) -> None:
     except HfHubHTTPError:
         raise UserError(f"{missing}, and the hub has no model of this name that you may read") from None
     except Exception as error:  # whatever the HTTP library in use raises without a network
-        if (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir():
+        if is_cached:
             return
         raise UserError(f"{missing}, and the hub cannot be reached ({type(error).__name__})") from None

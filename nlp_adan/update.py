@@ -24,9 +24,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What the rule needs besides tensors, for one parameter at one step. Computed in float64.
+    """What the rule needs besides tensors, for one parameter at one step.
 
-    `1 - β` taken in float32 instead costs 3.6e-6 of relative error after 50 steps against 5e-7.
+    Computed in float64: of a β near 1 rounded to float32, `1 - β` keeps few digits.
     """
 
     beta1: float

@@ -42,8 +42,8 @@ def _register(deepspeed: ModuleType) -> None:
 def _leave_out_shared_memory_op() -> None:
     """Ranks on one CPU machine talk through gloo, without DeepSpeed's shared-memory extension.
 
-    `init_distributed` would compile it: 87 s at the first start, and a process killed meanwhile leaves a lock behind
-    on which every later start waits for ever.
+    `init_distributed` would compile it at the first start, and a process killed meanwhile leaves a lock behind on
+    which every later start waits for ever.
     """
     import deepspeed.ops
 

@@ -8,8 +8,7 @@ from nlp_adan.reporting.document import (
     Paragraph,
     Section,
     Table,
-    finite,
     write_report,
 )
 
-__all__ = ["Column", "Document", "Image", "Note", "Paragraph", "Section", "Table", "finite", "write_report"]
+__all__ = ["Column", "Document", "Image", "Note", "Paragraph", "Section", "Table", "write_report"]

@@ -5,13 +5,12 @@ Text is plain: every renderer escapes what its format would take for markup.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nlp_adan.storage import write_json, write_text
+from nlp_adan.storage import finite, write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILE_STEM = "report"
@@ -126,17 +125,6 @@ def write_report(folder: Path, document: Document, data: dict[str, Any]) -> None
     write_text(folder / f"{FILE_STEM}.md", document.to_markdown())
     write_text(folder / f"{FILE_STEM}.html", document.to_html())
     write_json(folder / f"{FILE_STEM}.json", finite({"title": document.title, "summary": document.summary, **data}))
-
-
-def finite(value: Any) -> Any:
-    """A copy of a JSON value in which NaN and infinities, which JSON does not have, are None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
 
 
 def _markdown_block(block: Block) -> str:

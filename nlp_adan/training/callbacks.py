@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlp_adan.progress import progress
+from nlp_adan.storage import finite
 from nlp_adan.training.run_folder import RunFolder
 
 
@@ -41,7 +41,7 @@ class RunLog(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        plain = {name: _finite(value) for name, value in logs.items()}
+        plain = finite({name: value.item() if hasattr(value, "item") else value for name, value in logs.items()})
         if "loss" in logs:
             now, steps = time.monotonic(), state.global_step - self.last_step
             line = {"step": state.global_step, "epoch": plain.get("epoch"), "loss": plain["loss"]}
@@ -124,9 +124,3 @@ class Bar(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def _finite(value: Any) -> Any:
-    """A number as JSON takes it: NaN and infinities become None, one-element tensors their value."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,6 +35,7 @@ class EngineOptions(TrainingArguments):
     """Every option of Hugging Face's TrainingArguments, with Adan and the CPU as defaults where they fit."""
 
     if TYPE_CHECKING:  # of the parent's, what is set here
+        output_dir: str
         disable_tqdm: bool | None
         per_device_train_batch_size: int
 
@@ -64,6 +65,8 @@ class EngineOptions(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise UserError("--output_dir: name the folder that the run is to fill, such as runs/tiny")
         if self.disable_tqdm is None:
             self.disable_tqdm = False  # the Trainer would go by the libraries' log level, which is ours to lower
         if not torch.accelerator.is_available():

@@ -42,22 +42,20 @@ class CommandParser(HfArgumentParser):
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
         """One object for each dataclass. `--optim adamw` is `--optim adamw_torch`."""
         words = _spell_out_adamw(words)
+        _, unknown = self.parse_known_args(words)
+        if unknown:  # told before an option's own check: what is missing there may be misspelled here
+            options = [option for action in self._actions for option in action.option_strings]
+            what = "option" if unknown[0].startswith("-") else "argument"
+            hint = nearest(unknown[0].split("=")[0], options)
+            raise UserError(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help")
         try:
-            *objects, unknown = self.parse_args_into_dataclasses(
-                words, return_remaining_strings=True, look_for_args_file=False
-            )
+            return tuple(self.parse_args_into_dataclasses(words, look_for_args_file=False))
         except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # an option's own check, not argparse's
             message = " ".join(str(error).split())
             match = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]$", message)
             if match and match[1] in words:  # one of transformers' enumerations
                 raise _unknown_value(words[words.index(match[1]) - 1], *match.groups()) from error
             raise UserError(message) from error
-        if unknown:
-            options = [option for action in self._actions for option in action.option_strings]
-            what = "option" if unknown[0].startswith("-") else "argument"
-            hint = nearest(unknown[0].split("=")[0], options)
-            raise UserError(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help")
-        return tuple(objects)
 
 
 def _unknown_value(option: str, value: str, choices_text: str) -> UserError:

@@ -1,9 +1,10 @@
 """A run's folder: what it holds, and who may write into it.
 
-resolved.yaml      every option as it acted; itself a recipe (`--recipe runs/NAME/resolved.yaml`)
+resolved.yaml      every option as it acted; a pretraining run's is itself a recipe (`--recipe runs/NAME/resolved.yaml`)
 environment.json   versions, hardware, command, git state
 log.jsonl          one object a logging step: step, epoch, loss, grad_norm, learning_rate, tokens_per_second, ...
 eval.jsonl         one object an evaluation
+data.json          which prepared data a pretraining run trains on
 checkpoint-N/      what `--resume auto` goes on from
 config.json, model.safetensors, tokenizer files   the trained model
 metrics.json       the final figures; written last, so that its presence means that the run is finished
@@ -35,7 +36,7 @@ MACHINES_OWN = frozenset({"use_cpu", "local_rank", "resume"})
 
 
 class RunFolder:
-    """The folder of one run. Nothing is created before `claim`.
+    """The folder of one run. No file is written before `claim`.
 
     Args:
         folder: may not exist yet.
@@ -127,22 +128,19 @@ class RunFolder:
         write_text(self.path / "resolved.yaml", yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", environment())
         for name in ("log.jsonl", "eval.jsonl"):
-            kept = [line for line in self._log(name) if line["step"] <= resumed_step]
+            kept = [line for line in self.read(name) if line["step"] <= resumed_step]
             if kept or (self.path / name).exists():
                 write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def log(self) -> list[dict[str, Any]]:
-        """The objects of log.jsonl."""
-        return self._log("log.jsonl")
-
-    def _log(self, name: str) -> list[dict[str, Any]]:
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a log file, up to a line that a killed run left unfinished."""
         path = self.path / name
         objects = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
                 objects.append(json.loads(line))
             except json.JSONDecodeError:
-                break  # the last line of a killed run
+                break
         return objects
 
     def append(self, name: str, line: dict[str, Any]) -> None:

@@ -44,6 +44,11 @@ def test_the_command_line_wins() -> None:
     assert engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
 
+def test_epochs_on_the_command_line_put_the_recipes_steps_out_of_force() -> None:
+    *_, engine = pretrain.parse_options(["--recipe", "tiny", "--num_train_epochs", "2", *OUTPUT])
+    assert engine.max_steps == -1 and engine.num_train_epochs == 2
+
+
 def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
     for words in (["--optim", "adamw"], ["--optim=adamw"]):
         *_, engine = pretrain.parse_options(["--recipe", "tiny", *words, *OUTPUT])

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_adan.reporting import Column, Document, Image, Note, Paragraph, Section, Table, finite, write_report
+from nlp_adan.reporting import Column, Document, Image, Note, Paragraph, Section, Table, write_report
 from nlp_adan.reporting.plots import dot_plot, line_plot
+from nlp_adan.storage import finite
 
 HOSTILE = 'a|b <script>alert("x")</script> *bold* `code` [link](x) _it_ run_a_1'
 
