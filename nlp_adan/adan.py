@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nlp_adan.update import coefficients, update_
-
-STATE_NAMES = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
+from nlp_adan import state_formats
+from nlp_adan.clipping import clip_factor, local_part, refuse_shards
+from nlp_adan.kernels import eager, fused_available, fused_step
+from nlp_adan.kernels.operands import Operands, in_layout_of
+from nlp_adan.options import check_device, check_options, state_dtype_of
+from nlp_adan.state_formats import STATE_NAMES
+from nlp_adan.update import coefficients
 
 
 class Adan(Optimizer):
@@ -19,36 +23,60 @@ class Adan(Optimizer):
 
     Args:
         params: parameters, or dicts of parameter groups with their own values of the options below.
-        lr: learning rate η. Coming from AdamW, start at 5 to 10 times its value.
+        lr: learning rate η; a number or a scalar tensor. Coming from AdamW, start at 5 to 10 times its value.
         betas: (β1, β2, β3), decay rates of the averages of the gradient, of the gradient's difference and of the
             squared look-ahead gradient; each in [0, 1). They are one minus the paper's. Runs of less than some
             thousand steps want (0.9, 0.9, 0.999).
         eps: ε, added to the root of the bias-corrected second moment.
         weight_decay: λ, decoupled. The authors use 0.02.
         max_grad_norm: largest 2-norm of all gradients together; larger ones enter the step scaled down to it, and
-            `p.grad` is left as it is. 0 means no clipping. For plain torch and DDP: an engine that shards or clips
-            (DeepSpeed, FSDP with flat parameters, the Trainer) has its own option for it.
+            `p.grad` is left as it is. 0 means no clipping. For plain torch, DDP and DTensor parameters (FSDP2); an
+            engine that hands out shards (DeepSpeed's ZeRO, FSDP 1) has its own option for it, and this one is refused.
         no_prox: decay by `θ ← (1 - λη) θ` before the step, as AdamW does, instead of `θ ← θ / (1 + λη)` after it.
+        maximize: go up the gradient instead of down.
+        foreach: True for torch's operations on all tensors at once, False for one tensor at a time; both are the
+            eager rule, slower and with temporaries. None leaves the choice to `fused`.
+        fused: the whole update in one pass over memory: compiled C++ on the CPU, Triton on NVIDIA GPUs. None takes it
+            where it is to be had, True insists on it (and keeps the counters on the GPU, as torch's optimizers do, so
+            that a GradScaler need not wait for it), False never takes it. Tensors that it does not know (other
+            layouts, dtypes and classes) go the eager way.
+        capturable: keep the step counters on the parameters' device, so that a step can be part of a CUDA graph and
+            `lr` a tensor there.
+        state_dtype: dtype of exp_avg, exp_avg_diff and neg_pre_grad: torch.bfloat16 halves them; exp_avg_sq is float32
+            always. None means the parameter's own dtype (float32 for float16).
+        keep_low_bits: of a bfloat16 parameter keep, as the state `param_low_bits`, the 16 bits that it lacks to its
+            float32 value. Updates then lose nothing: the parameter is the rounded value of an exact one.
+        restart_interval: forget averages and bias correction after every so many updates of a parameter (the restart
+            of the paper's Algorithm 1); 0 for never. See also `restart`.
 
-    State of each parameter: `step` (a float32 scalar on the CPU, the number of this parameter's updates), `exp_avg`,
-    `exp_avg_diff`, `exp_avg_sq` and `neg_pre_grad` (minus the previous gradient), of the parameter's shape, dtype and
-    device. A parameter whose gradient is None at a step is left alone, its counter too; its next gradient difference
-    then spans the gap, as in the authors' code.
+    State of each parameter: `step` (a float32 scalar, the number of this parameter's updates; on the CPU unless
+    `capturable` or `fused=True`), `exp_avg`, `exp_avg_diff`, `exp_avg_sq` and `neg_pre_grad` (minus the previous
+    gradient), of the parameter's shape and device. A parameter whose gradient is None at a step is left alone, its
+    counter too; its next gradient difference then spans the gap, from the last gradient it had, as in the authors'
+    code. Complex parameters are updated as pairs of real ones.
 
     Raises:
-        ValueError: an option out of range; the message names it.
-        RuntimeError: a sparse or complex gradient at `step`.
+        ValueError: an option out of range, or one that a parameter's device does not have; the message names it.
+        RuntimeError: a sparse gradient at `step`.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
         no_prox: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        state_dtype: torch.dtype | str | None = None,
+        keep_low_bits: bool = True,
+        restart_interval: int = 0,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -57,31 +85,89 @@ class Adan(Optimizer):
             "weight_decay": weight_decay,
             "max_grad_norm": max_grad_norm,
             "no_prox": no_prox,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "state_dtype": state_dtype_of(state_dtype),
+            "keep_low_bits": keep_low_bits,
+            "restart_interval": restart_interval,
         }
-        _check_options(defaults)
+        check_options(defaults)
+        self._own_params: set[int] = set()
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its own option values are checked as the constructor's are."""
-        _check_options({**self.defaults, **param_group})
+        options = {**self.defaults, **param_group}
+        check_options(options)
+        if "state_dtype" in param_group:
+            param_group["state_dtype"] = state_dtype_of(param_group["state_dtype"])
+        if self.param_groups and options["max_grad_norm"] != self.param_groups[0]["max_grad_norm"]:
+            raise ValueError(
+                f"Adan: max_grad_norm={options['max_grad_norm']!r} in one group and "
+                f"{self.param_groups[0]['max_grad_norm']!r} in another: there is one norm, of all gradients together"
+            )
         super().add_param_group(param_group)
+        for param in self.param_groups[-1]["params"]:
+            check_device(param, self.param_groups[-1])
+            self._own_params.add(id(param))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+        if "_own_params" not in vars(self):  # a copy or an unpickled one; load_state_dict comes here too
+            self._own_params = {id(param) for group in self.param_groups for param in group["params"]}
 
     @torch.no_grad()
-    def restart_opt(self) -> None:
+    def restart(self) -> None:
         """Forget all averages and counters, keep the parameters: the restart of the paper's Algorithm 1.
 
         The next step is a first step: its gradient difference is 0.
         """
-        for param_state in self.state.values():
-            param_state["step"].zero_()
-            for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq"):
-                param_state[name].zero_()
+        for state in self.state.values():
+            for name in ("step", "exp_avg", "exp_avg_diff", "exp_avg_sq"):
+                state[name].zero_()
+
+    def restart_opt(self) -> None:
+        """The authors' name for `restart`."""
+        self.restart()
+
+    def official_state_dict(self) -> dict[str, Any]:
+        """The state as a dict that `load_state_dict` of the authors' code takes; low bits of parameters are left out.
+
+        Their code counts steps once a group: it gets the largest count of the group's parameters.
+        """
+        return state_formats.official(self.state_dict())
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of ours, of the authors' code or of timm's Adan.
+
+        Back end and dtypes of the states stay those that this optimizer was made with.
+        """
+        converted = state_formats.to_ours(state_dict, self.param_groups)
+        super().load_state_dict(converted)  # casts every state to its parameter's dtype
+        numbers = [number for group in converted["param_groups"] for number in group["params"]]
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        for number, (param, group) in zip(numbers, params, strict=True):
+            if number in converted["state"]:
+                self._place_state(param, group, converted["state"][number])
+
+    def _place_state(self, param: Tensor, group: dict[str, Any], saved: dict[str, Any]) -> None:
+        """Give the loaded state of a parameter the dtypes, the device and the layout that a new one would have."""
+        loaded, fresh = self.state[param], self._new_state(param, group)
+        for name, wanted in fresh.items():
+            value = loaded.get(name)
+            if value is not None and value.dtype == wanted.dtype and value.device == wanted.device:
+                wanted = in_layout_of(value, param) if name != "step" else value
+            elif name in saved:
+                wanted.copy_(saved[name])
+            loaded[name] = wanted
+        for name in set(loaded) - set(fresh):
+            del loaded[name]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -90,57 +176,134 @@ class Adan(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-
-        clip_factor = self._clip_factor()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group, clip_factor)
+        self._update_all()
         return loss
 
-    def _update(self, param: Tensor, group: dict[str, Any], clip_factor: Tensor | None) -> None:
-        grad = param.grad
-        assert grad is not None
-        if grad.is_sparse:
-            raise RuntimeError("Adan does not take sparse gradients: build the embedding with sparse=False")
-        if param.is_complex():
-            raise RuntimeError("Adan does not take complex parameters: optimize torch.view_as_real(parameter)")
-        if clip_factor is not None:
-            grad = grad * clip_factor.to(grad.device)
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler may leave unscaling and skipping to `step`: it sets `grad_scale` and `found_inf`.
 
+        So it is with a fused back end whose counters can be set back without waiting for the device.
+        """
+        return all(
+            _wants_fused(group)
+            and (param.device.type == "cpu" or _steps_on_device(group, param))
+            and fused_available(param.device)
+            for group in self.param_groups
+            for param in group["params"]
+        )
+
+    @torch._disable_dynamo  # a compiled training step calls this as it is: one pass already
+    def _update_all(self) -> None:
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        factors = _GradFactors(self)
+        for group in self.param_groups:
+            for batch, steps, run in self._batches(group):
+                device = batch[0].param.device
+                c = coefficients(_update_number(steps, group), group)
+                found_inf_here = None if found_inf is None else found_inf.to(device)
+                run(batch, c, factors.on(device), found_inf_here)
+                if found_inf is not None:
+                    torch._foreach_sub_(steps, found_inf.to(steps[0].device))
+
+    def _batches(self, group: dict[str, Any]) -> list[tuple[list[Operands], list[Tensor], Any]]:
+        """The group's parameters with a gradient, sorted into what can go through a back end at once.
+
+        The counters, which are returned beside the tensors, are advanced here. Parameters go together that share back
+        end, device, dtypes and, unless it is read on the device, their number of updates.
+        """
+        params = [param for param in group["params"] if param.grad is not None]
+        states = [self._state_of(param, group) for param in params]
+        all_steps = [state["step"] for state in states]
+        if all_steps:
+            torch._foreach_add_(all_steps, 1)
+        batches: dict[Any, tuple[list[Operands], list[Tensor], Any]] = {}
+        for param, state, step in zip(params, states, all_steps, strict=True):
+            operands = _operands(param, state)
+            if operands.param.numel() == 0:
+                continue
+            run = (fused_step(operands) if _wants_fused(group) else None) or eager.step
+            number = None if group["capturable"] or step.device.type != "cpu" else int(step)
+            one_by_one = run is eager.step and not (group["foreach"] or (group["foreach"] is None and param.is_cuda))
+            key = (run, number, operands.param.device, operands.dtypes, len(batches) if one_by_one else None)
+            batch, steps, _ = batches.setdefault(key, ([], [], run))
+            batch.append(operands)
+            steps.append(step)
+        return list(batches.values())
+
+    def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        if param.grad.is_sparse:
+            raise RuntimeError("Adan does not take sparse gradients: build the embedding with sparse=False")
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            for name in STATE_NAMES:
-                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["step"] += 1
-        step = int(state["step"])
-        if step == 1:
-            torch.neg(grad, out=state["neg_pre_grad"])  # the first difference is 0
+            state.update(self._new_state(param, group))
+        return state
 
-        options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "no_prox")}
-        exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad = (state[name] for name in STATE_NAMES)
-        update_(param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, coefficients(step, **options))
-
-    def _clip_factor(self) -> Tensor | None:
-        """min(1, max_grad_norm / (‖g‖ + ε)) over all groups, a scalar on the device of a gradient; None if unused."""
-        max_grad_norm = max(group["max_grad_norm"] for group in self.param_groups)
-        grads = [param.grad for group in self.param_groups for param in group["params"] if param.grad is not None]
-        if max_grad_norm == 0 or not grads:
-            return None
-        # In float32 at least: a norm rounded to bfloat16 would be off by up to 0.4 %.
-        norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in grads]
-        norm = torch.linalg.vector_norm(torch.stack([n.to(grads[0].device) for n in norms]))
-        return torch.clamp(max_grad_norm / (norm + self.param_groups[0]["eps"]), max=1.0)
+    @staticmethod
+    def _new_state(param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Zeros, in the dtypes that the options ask for and in the layout of the parameter."""
+        real = not param.is_complex() and param.dtype != torch.float64
+        narrow = group["state_dtype"] if real else None
+        narrow = narrow or (torch.float32 if param.dtype == torch.float16 else param.dtype)
+        wide = torch.promote_types(param.dtype, torch.float32)
+        step_device = param.device if _steps_on_device(group, param) else torch.device("cpu")
+        state = {"step": torch.zeros((), dtype=torch.float32, device=step_device)}
+        for name in STATE_NAMES:
+            state[name] = torch.zeros_like(param, dtype=wide if name == "exp_avg_sq" else narrow)
+        if param.dtype == torch.bfloat16 and group["keep_low_bits"]:
+            state["param_low_bits"] = torch.zeros_like(param, dtype=torch.int16)
+        return state
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    for name in ("lr", "eps", "weight_decay", "max_grad_norm"):
-        if not options[name] >= 0:
-            raise ValueError(f"Adan: {name} must be 0 or more, got {options[name]!r}")
-    betas = options["betas"]
-    if len(betas) != 3:
-        raise ValueError(f"Adan: betas must be three numbers (beta1, beta2, beta3), got {betas!r}")
-    for index, beta in enumerate(betas, 1):
-        if not 0 <= beta < 1:
-            raise ValueError(f"Adan: beta{index} must be in [0, 1), got {beta!r}")
+class _GradFactors:
+    """The one number that all gradients are multiplied with: clipping and the inverse of a GradScaler's scale."""
+
+    def __init__(self, optimizer: Adan) -> None:
+        groups = optimizer.param_groups
+        scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+        self._factor = None if scale is None else scale.float().reciprocal()
+        max_grad_norm = groups[0]["max_grad_norm"]
+        if not max_grad_norm:
+            return
+        params = [param for group in groups for param in group["params"]]
+        refuse_shards(params, optimizer._own_params)
+        grads = [param.grad for param in params if param.grad is not None]
+        if grads:
+            clip = clip_factor(grads, max_grad_norm, groups[0]["eps"], scale)
+            self._factor = clip if self._factor is None else clip * self._factor.to(clip.device)
+
+    def on(self, device: torch.device) -> Tensor | None:
+        """The factor as a scalar on a device; None for 1."""
+        return None if self._factor is None else self._factor.to(device)
+
+
+def _wants_fused(group: dict[str, Any]) -> bool:
+    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
+
+
+def _steps_on_device(group: dict[str, Any], param: Tensor) -> bool:
+    return group["capturable"] or (bool(group["fused"]) and param.device.type != "cpu")
+
+
+def _update_number(steps: list[Tensor], group: dict[str, Any]) -> float | Tensor:
+    """The number of this update: one for all where it is known here, else of each, shape (T,), float64."""
+    if group["capturable"] or steps[0].device.type != "cpu":
+        return torch.stack(steps).double()
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("Adan: a step inside a CUDA graph would repeat one count of steps; pass capturable=True")
+    return float(steps[0])
+
+
+def _operands(param: Tensor, state: dict[str, Tensor]) -> Operands:
+    """Plain local tensors: of a DTensor this rank's part, of a complex one its real view."""
+    grad = param.grad
+    assert grad is not None
+    if hasattr(param, "placements") and grad.placements != param.placements:
+        grad = grad.redistribute(placements=param.placements)
+    low_bits = state.get("param_low_bits")
+    grad, local, *states = (local_part(tensor) for tensor in (grad, param, *map(state.__getitem__, STATE_NAMES)))
+    if param.is_complex():
+        grad, local, *states = map(torch.view_as_real, (grad, local, *states))
+    return Operands._make(
+        (local, in_layout_of(grad, local), *states, None if low_bits is None else local_part(low_bits))
+    )

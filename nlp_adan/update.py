@@ -1,4 +1,4 @@
-"""Adan's update rule, written once: elementwise, on one tensor or on many.
+"""Adan's update rule, written once: elementwise, on lists of tensors. What runs it faster is in `nlp_adan.kernels`.
 
 Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models", arXiv 2208.06677,
 Algorithm 1, in the conventions of the authors' code, whose trajectory is our contract. Its betas are one minus the
@@ -11,78 +11,139 @@ paper's, all three averages start at 0 and are bias-corrected, and the first gra
     u_k = [m_k / (1 - β1^k) + β2 v_k / (1 - β2^k)] / [sqrt(n_k / (1 - β3^k)) + ε]
     θ_k = (θ_{k-1} - η u_k) / (1 + λη)                                        proximal decay, the default
     θ_k = (1 - λη) θ_{k-1} - η u_k                                            no_prox: AdamW's decay
+
+Both decays are computed as `θ - shrink θ - (a m + b v) / (c sqrt(n) + ε)`: a factor like 1 + λη, rounded to float32,
+would lose most digits of λη.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+Number: TypeAlias = float | Tensor
+
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What the rule needs besides tensors, for one parameter at one step.
+    """What the rule needs besides tensors, at one step: of all parameters (floats), or of each of `T` parameters.
 
-    Computed in float64: of a β near 1 rounded to float32, `1 - β` keeps few digits.
+    Computed in float64: of a β near 1 rounded to float32, `1 - β` keeps few digits. A field that differs between the
+    parameters is a float64 tensor of shape (T,) on their device. The back ends know the order of the fields.
     """
 
-    beta1: float
-    beta2: float
-    beta3: float
-    one_minus_beta1: float
-    one_minus_beta2: float
-    one_minus_beta3: float
-    step_size: float  # η / (1 - β1^k), for m
-    step_size_diff: float  # η β2 / (1 - β2^k), for v
-    root_bias_correction3: float  # sqrt(1 - β3^k)
-    eps: float
-    decay_before: float  # factor of θ before the step: 1 - λη with no_prox, else 1
-    decay_after: float  # divisor of θ after the step: 1 + λη, or 1 with no_prox
+    decay1: Number  # β1, and 0 at a first step
+    gain1: Number  # 1 - β1
+    decay2: Number  # β2, and 0 at a first step
+    gain2: Number  # 1 - β2
+    decay3: Number  # β3, and 0 at a first step
+    gain3: Number  # 1 - β3
+    look_ahead: Number  # β2, of the gradient difference in n
+    keep_diff: Number  # 1, and 0 at a first step, whose gradient difference is 0
+    step_size: Number  # η / (1 - β1^k), for m
+    step_size_diff: Number  # η β2 / (1 - β2^k), for v
+    root_correction3: Number  # 1 / sqrt(1 - β3^k)
+    eps: Number
+    shrink: Number  # λη / (1 + λη), or λη with no_prox
+    sign: Number  # of the gradient: -1 with maximize
+
+    def values(self) -> list[Number]:
+        """The fields, in their order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def packed(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The fields as a tensor of shape (T, 14), or (1, 14) if they are the same for all parameters."""
+        values = self.values()
+        count = max((value.numel() for value in values if isinstance(value, Tensor)), default=1)
+        if count == 1 and not any(isinstance(value, Tensor) for value in values):
+            return torch.tensor([values], dtype=dtype, device=device)
+        columns = [
+            value.expand(count)
+            if isinstance(value, Tensor)
+            else torch.full((count,), value, dtype=dtype, device=device)
+            for value in values
+        ]
+        return torch.stack([column.to(device, dtype) for column in columns], dim=1)
 
 
-def coefficients(
-    step: int, *, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool
-) -> Coefficients:
-    """The coefficients of step `step` (counted from 1) of one parameter."""
-    beta1, beta2, beta3 = betas
+def coefficients(step: Number, group: dict[str, Any]) -> Coefficients:
+    """The coefficients of update number `step`, counted from 1, under the options of a parameter group.
+
+    `step` is a number, or a float64 tensor of shape (T,) with one for each parameter. With `restart_interval` R every
+    R-th update is the last before a restart: update R + 1 is a first step again.
+    """
+    beta1, beta2, beta3 = group["betas"]
+    lr = group["lr"].double() if isinstance(group["lr"], Tensor) else group["lr"]
+    if group["restart_interval"]:
+        step = (step - 1) % group["restart_interval"] + 1
+    keep = (step != 1).double() if isinstance(step, Tensor) else float(step != 1)
+    decay = lr * group["weight_decay"]
+    shrink = decay if group["no_prox"] else decay / (1.0 + decay)
+    proximal = 1.0 if group["no_prox"] else 1.0 / (1.0 + decay)
     return Coefficients(
-        beta1=beta1,
-        beta2=beta2,
-        beta3=beta3,
-        one_minus_beta1=1.0 - beta1,
-        one_minus_beta2=1.0 - beta2,
-        one_minus_beta3=1.0 - beta3,
-        step_size=lr / (1.0 - beta1**step),
-        step_size_diff=lr * beta2 / (1.0 - beta2**step),
-        root_bias_correction3=math.sqrt(1.0 - beta3**step),
-        eps=eps,
-        decay_before=1.0 - lr * weight_decay if no_prox else 1.0,
-        decay_after=1.0 if no_prox else 1.0 + lr * weight_decay,
+        decay1=beta1 * keep,
+        gain1=1.0 - beta1,
+        decay2=beta2 * keep,
+        gain2=1.0 - beta2,
+        decay3=beta3 * keep,
+        gain3=1.0 - beta3,
+        look_ahead=beta2,
+        keep_diff=keep,
+        step_size=lr * proximal / (1.0 - beta1**step),
+        step_size_diff=lr * proximal * beta2 / (1.0 - beta2**step),
+        root_correction3=(1.0 - beta3**step) ** -0.5,
+        eps=group["eps"],
+        shrink=shrink,
+        sign=-1.0 if group["maximize"] else 1.0,
     )
 
 
 def update_(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_diff: Tensor, exp_avg_sq: Tensor, neg_pre_grad: Tensor,
-    c: Coefficients,
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_diffs: list[Tensor],
+    exp_avg_sqs: list[Tensor], neg_pre_grads: list[Tensor], c: Coefficients,
 ) -> None:  # fmt: skip
-    """One step of one parameter, in place. All tensors have the shape of `param`; `grad` is not changed.
+    """One step of T parameters, in place, with `grads` left as they are. All tensors are of one floating dtype.
 
-    `neg_pre_grad` holds minus the previous gradient when it comes, minus this one when it goes.
+    The tensors of one parameter have one shape. `neg_pre_grads` hold minus the previous gradient when they come, minus
+    this one, signed, when they go.
     """
-    diff = neg_pre_grad.add_(grad)  # g_k - g_{k-1}, in the memory of the previous gradient
-    exp_avg.mul_(c.beta1).add_(grad, alpha=c.one_minus_beta1)
-    exp_avg_diff.mul_(c.beta2).add_(diff, alpha=c.one_minus_beta2)
-    look_ahead = diff.mul_(c.beta2).add_(grad)  # g_k + β2 (g_k - g_{k-1})
-    exp_avg_sq.mul_(c.beta3).addcmul_(look_ahead, look_ahead, value=c.one_minus_beta3)
-    denominator = exp_avg_sq.sqrt().div_(c.root_bias_correction3).add_(c.eps)
+    c = replace(c, **{name: list(value.unbind()) for name, value in vars(c).items() if _differs(value)})
+    if c.sign != 1.0:
+        grads = torch._foreach_mul(grads, c.sign)
+    diffs = neg_pre_grads  # g_k - g_{k-1}, in the memory of the previous gradient
+    torch._foreach_add_(diffs, grads)
+    torch._foreach_mul_(diffs, c.keep_diff)
+    _average_(exp_avgs, c.decay1, grads, c.gain1)
+    _average_(exp_avg_diffs, c.decay2, diffs, c.gain2)
+    look_aheads = diffs  # g_k + β2 (g_k - g_{k-1}), in the same memory
+    torch._foreach_mul_(look_aheads, c.look_ahead)
+    torch._foreach_add_(look_aheads, grads)
+    torch._foreach_mul_(exp_avg_sqs, c.decay3)
+    torch._foreach_addcmul_(exp_avg_sqs, look_aheads, look_aheads, value=c.gain3)
 
-    if c.decay_before != 1.0:
-        param.mul_(c.decay_before)
-    param.addcdiv_(exp_avg, denominator, value=-c.step_size)
-    param.addcdiv_(exp_avg_diff, denominator, value=-c.step_size_diff)
-    if c.decay_after != 1.0:
-        param.div_(c.decay_after)
-    torch.neg(grad, out=neg_pre_grad)
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
+    torch._foreach_mul_(denominators, c.root_correction3)
+    torch._foreach_add_(denominators, c.eps)
+    updates = torch._foreach_mul(exp_avgs, c.step_size)
+    torch._foreach_add_(updates, torch._foreach_mul(exp_avg_diffs, c.step_size_diff))
+    torch._foreach_div_(updates, denominators)
+    if isinstance(c.shrink, Tensor | list) or c.shrink != 0.0:
+        torch._foreach_add_(updates, torch._foreach_mul(params, c.shrink))
+    torch._foreach_sub_(params, updates)
+
+    torch._foreach_copy_(neg_pre_grads, grads)
+    torch._foreach_neg_(neg_pre_grads)
+
+
+def _differs(value: Number) -> bool:
+    """Whether a coefficient has a value for each parameter."""
+    return isinstance(value, Tensor) and value.ndim == 1
+
+
+def _average_(averages: list[Tensor], decay: Number, values: list[Tensor], gain: Number) -> None:
+    """averages ← decay · averages + gain · values."""
+    torch._foreach_mul_(averages, decay)
+    torch._foreach_add_(averages, values, alpha=gain)

@@ -23,7 +23,13 @@ ALLOWED = {
     "nlp_adan.training": ("nlp_adan",),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
     "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.errors"),
-    "nlp_adan.adan": ("nlp_adan.update",),
+    "nlp_adan.adan": tuple(
+        f"nlp_adan.{name}" for name in ("update", "kernels", "options", "clipping", "state_formats")
+    ),
+    "nlp_adan.kernels": ("nlp_adan.update", "nlp_adan.storage"),
+    "nlp_adan.options": ("nlp_adan.kernels",),
+    "nlp_adan.state_formats": ("nlp_adan.options",),
+    "nlp_adan.clipping": (),
     "nlp_adan.update": (),
     "nlp_adan.param_groups": (),
     "nlp_adan.errors": (),
@@ -31,7 +37,19 @@ ALLOWED = {
     "nlp_adan.progress": (),
 }
 # The optimizer's own modules need torch and nothing else outside the standard library.
-TORCH_ONLY = ("nlp_adan.adan", "nlp_adan.update", "nlp_adan.param_groups")
+TORCH_ONLY = tuple(
+    f"nlp_adan.{name}"
+    for name in (
+        "adan",
+        "update",
+        "options",
+        "clipping",
+        "state_formats",
+        "param_groups",
+        "kernels.cpu",
+        "kernels.eager",
+    )
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,51 @@
+"""What a back end works on: the tensors of one parameter, plain and local, and those of many."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Operands(NamedTuple):
+    """The tensors of one parameter's update, of one shape and on one device; all but `grad` are updated in place."""
+
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_diff: Tensor
+    exp_avg_sq: Tensor
+    neg_pre_grad: Tensor
+    low_bits: Tensor | None  # int16, the lower half of the float32 value whose upper half is a bfloat16 `param`
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Dtypes of the tensors in their order; int16 stands at the end where there are low bits."""
+        return tuple(tensor.dtype for tensor in self if tensor is not None)
+
+    def same_layout(self) -> bool:
+        """Whether the tensors are dense and of one order of elements: the i-th in memory is the same in all."""
+        if all(tensor.is_contiguous() for tensor in self if tensor is not None):
+            return True
+        strides = self.param.stride()
+        return is_dense(self.param) and all(tensor.stride() == strides for tensor in self if tensor is not None)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory without holes or overlap, in whatever order of dimensions."""
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != extent:
+            return False
+        extent *= size
+    return True
+
+
+def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
+    """The tensor, copied only if its elements lie in another order than those of a dense `param`."""
+    if tensor.stride() == param.stride() or (tensor.is_contiguous() and param.is_contiguous()) or not is_dense(param):
+        return tensor
+    return torch.empty_like(param, dtype=tensor.dtype).copy_(tensor)
