@@ -16,6 +16,8 @@ RUN_OPTIONS = ("foreach", "fused", "capturable", "state_dtype", "keep_low_bits")
 
 def check_options(options: dict[str, Any]) -> None:
     """Raise ValueError naming the first value that is out of range."""
+    if isinstance(options["lr"], Tensor) and options["lr"].numel() != 1:
+        raise ValueError(f"Adan: lr must be one number, got a tensor of shape {tuple(options['lr'].shape)}")
     for name in ("lr", "eps", "weight_decay", "max_grad_norm"):
         value = options[name]
         if isinstance(value, bool | str) or not value >= 0 or value == float("inf"):
@@ -37,8 +39,6 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"Adan: restart_interval must be a number of steps, 0 for no restarts, got {interval!r}")
     if options["foreach"] and options["fused"]:
         raise ValueError("Adan: foreach=True and fused=True exclude each other; leave one out")
-    if isinstance(options["lr"], Tensor) and options["lr"].numel() != 1:
-        raise ValueError(f"Adan: lr must be one number, got a tensor of shape {tuple(options['lr'].shape)}")
 
 
 def state_dtype_of(value: Any) -> torch.dtype | None:

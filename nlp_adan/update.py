@@ -76,7 +76,9 @@ def coefficients(step: Number, group: dict[str, Any]) -> Coefficients:
     R-th update is the last before a restart: update R + 1 is a first step again.
     """
     beta1, beta2, beta3 = group["betas"]
-    lr = group["lr"].double() if isinstance(group["lr"], Tensor) else group["lr"]
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        lr = float(lr) if lr.device.type == "cpu" else lr.double().squeeze()
     if group["restart_interval"]:
         step = (step - 1) % group["restart_interval"] + 1
     keep = (step != 1).double() if isinstance(step, Tensor) else float(step != 1)

@@ -39,7 +39,7 @@ def step(batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, fou
     """
     device = batch[0].param.device
     rows = c.packed(torch.float32, device) if any(isinstance(value, Tensor) for value in c.values()) else None
-    numbers = [0.0] * len(c.values()) if rows is not None else c.values()
+    numbers = [0.0 if rows is not None else float(value) for value in c.values()]
     shared = {
         "grad_factor": grad_factor,
         "found_inf": found_inf,

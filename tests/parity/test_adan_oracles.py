@@ -6,11 +6,6 @@ multiply by 1 + λη rounded to float32, which keeps few digits of λη.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
