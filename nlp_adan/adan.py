@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nlp_adan import state_formats
-from nlp_adan.clipping import clip_factor, local_part, refuse_shards
-from nlp_adan.kernels import eager, fused_available, fused_step
-from nlp_adan.kernels.operands import Operands, in_layout_of
+from nlp_adan.batches import sort_into_batches, wants_fused
+from nlp_adan.clipping import clip_factor, refuse_shards
+from nlp_adan.kernels import fused_available
+from nlp_adan.kernels.operands import in_layout_of
 from nlp_adan.options import check_device, check_options, state_dtype_of
 from nlp_adan.state_formats import STATE_NAMES
 from nlp_adan.update import coefficients
@@ -186,7 +188,7 @@ class Adan(Optimizer):
         So it is with a fused back end whose counters can be set back without waiting for the device.
         """
         return all(
-            _wants_fused(group)
+            wants_fused(group)
             and (param.device.type == "cpu" or _steps_on_device(group, param))
             and fused_available(param.device)
             for group in self.param_groups
@@ -198,38 +200,18 @@ class Adan(Optimizer):
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         factors = _GradFactors(self)
         for group in self.param_groups:
-            for batch, steps, run in self._batches(group):
-                device = batch[0].param.device
-                c = coefficients(_update_number(steps, group), group)
-                found_inf_here = None if found_inf is None else found_inf.to(device)
-                run(batch, c, factors.on(device), found_inf_here)
-                if found_inf is not None:
-                    torch._foreach_sub_(steps, found_inf.to(steps[0].device))
-
-    def _batches(self, group: dict[str, Any]) -> list[tuple[list[Operands], list[Tensor], Any]]:
-        """The group's parameters with a gradient, sorted into what can go through a back end at once.
-
-        The counters, which are returned beside the tensors, are advanced here. Parameters go together that share back
-        end, device, dtypes and, unless it is read on the device, their number of updates.
-        """
-        params = [param for param in group["params"] if param.grad is not None]
-        states = [self._state_of(param, group) for param in params]
-        all_steps = [state["step"] for state in states]
-        if all_steps:
-            torch._foreach_add_(all_steps, 1)
-        batches: dict[Any, tuple[list[Operands], list[Tensor], Any]] = {}
-        for param, state, step in zip(params, states, all_steps, strict=True):
-            operands = _operands(param, state)
-            if operands.param.numel() == 0:
+            params = [param for param in group["params"] if param.grad is not None]
+            if not params:
                 continue
-            run = (fused_step(operands) if _wants_fused(group) else None) or eager.step
-            number = None if group["capturable"] or step.device.type != "cpu" else int(step)
-            one_by_one = run is eager.step and not (group["foreach"] or (group["foreach"] is None and param.is_cuda))
-            key = (run, number, operands.param.device, operands.dtypes, len(batches) if one_by_one else None)
-            batch, steps, _ = batches.setdefault(key, ([], [], run))
-            batch.append(operands)
-            steps.append(step)
-        return list(batches.values())
+            states = [self._state_of(param, group) for param in params]
+            all_steps = [state["step"] for state in states]
+            torch._foreach_add_(all_steps, _one(all_steps[0].device), alpha=1.0)
+            for batch in sort_into_batches(params, states, group):
+                device = batch.operands[0].param.device
+                c = coefficients(batch.update_number(), group)
+                batch.run(batch.operands, c, factors.on(device), None if found_inf is None else found_inf.to(device))
+            if found_inf is not None:  # where it is 1 nothing was changed: count that step back
+                torch._foreach_sub_(all_steps, found_inf.to(all_steps[0].device))
 
     def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         if param.grad.is_sparse:
@@ -277,33 +259,11 @@ class _GradFactors:
         return None if self._factor is None else self._factor.to(device)
 
 
-def _wants_fused(group: dict[str, Any]) -> bool:
-    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
-
-
 def _steps_on_device(group: dict[str, Any], param: Tensor) -> bool:
     return group["capturable"] or (bool(group["fused"]) and param.device.type != "cpu")
 
 
-def _update_number(steps: list[Tensor], group: dict[str, Any]) -> float | Tensor:
-    """The number of this update: one for all where it is known here, else of each, shape (T,), float64."""
-    if group["capturable"] or steps[0].device.type != "cpu":
-        return torch.stack(steps).double()
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("Adan: a step inside a CUDA graph would repeat one count of steps; pass capturable=True")
-    return float(steps[0])
-
-
-def _operands(param: Tensor, state: dict[str, Tensor]) -> Operands:
-    """Plain local tensors: of a DTensor this rank's part, of a complex one its real view."""
-    grad = param.grad
-    assert grad is not None
-    if hasattr(param, "placements") and grad.placements != param.placements:
-        grad = grad.redistribute(placements=param.placements)
-    low_bits = state.get("param_low_bits")
-    grad, local, *states = (local_part(tensor) for tensor in (grad, param, *map(state.__getitem__, STATE_NAMES)))
-    if param.is_complex():
-        grad, local, *states = map(torch.view_as_real, (grad, local, *states))
-    return Operands._make(
-        (local, in_layout_of(grad, local), *states, None if low_bits is None else local_part(low_bits))
-    )
+@functools.cache
+def _one(device: torch.device) -> Tensor:
+    """As a tensor: adding the number 1 to many scalars on the CPU would make a new tensor of it for each."""
+    return torch.ones((), device=device)

@@ -5,7 +5,9 @@ All have `step(batch, coefficients, grad_factor, found_inf)`, described at `eage
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,27 +19,23 @@ Step = Callable[[list[Operands], Coefficients, Tensor | None, Tensor | None], No
 FUSED_DEVICES = ("cpu", "cuda")
 
 
-def fused_available(device: torch.device) -> bool:
-    """Whether there is a fused back end for the device and this installation; on the CPU the first call builds it."""
+@functools.cache
+def fused_back_end(device: torch.device) -> ModuleType | None:
+    """The fused back end for a device: a module with `step` and `takes`. None if there is none for it, or none here.
+
+    On the CPU the first call builds it.
+    """
     if device.type == "cpu":
         from nlp_adan.kernels import cpu
 
-        return cpu.available()
+        return cpu if cpu.available() else None
     if device.type == "cuda":
         from nlp_adan.kernels import gpu
 
-        return gpu.available()
-    return False
+        return gpu if gpu.available() else None
+    return None
 
 
-def fused_step(operands: Operands) -> Step | None:
-    """The fused back end for a parameter's tensors, None where only the eager one takes them."""
-    if type(operands.param) not in (Tensor, torch.nn.Parameter) or not fused_available(operands.param.device):
-        return None
-    if operands.param.device.type == "cpu":
-        from nlp_adan.kernels import cpu
-
-        return cpu.step if cpu.takes(operands) else None
-    from nlp_adan.kernels import gpu
-
-    return gpu.step if gpu.takes(operands) else None
+def fused_available(device: torch.device) -> bool:
+    """Whether there is a fused back end for the device in this installation."""
+    return fused_back_end(device) is not None

@@ -38,6 +38,7 @@ VARIANTS = (
     ((), ()),
 )
 BUILD_SECONDS = 60
+_STATE_DTYPES = (torch.float32, torch.bfloat16)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 
@@ -61,7 +62,7 @@ def takes(operands: Operands) -> bool:
     if param == torch.float64:
         known = grad == state == torch.float64
     else:
-        known = {param, grad} <= _narrow_dtypes() and state in (torch.float32, torch.bfloat16)
+        known = param in _narrow_dtypes() and grad in _narrow_dtypes() and state in _STATE_DTYPES
     return known and operands.same_layout()
 
 
@@ -74,8 +75,9 @@ def _narrow_dtypes() -> frozenset[torch.dtype]:
 
 def _run(library: ctypes.CDLL, batch: list[Operands], c: Coefficients, grad_factor: Tensor | None) -> None:
     addresses = array("q")
-    for operands in batch:
-        addresses.extend([0 if tensor is None else tensor.data_ptr() for tensor in operands])
+    for p, g, m, v, n, h, low in batch:
+        low_bits = 0 if low is None else low.data_ptr()
+        addresses.extend((p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), n.data_ptr(), h.data_ptr(), low_bits))
     numels = array("q", [operands.param.numel() for operands in batch])
     first = batch[0]
     dtypes = array("i", [DTYPES[tensor.dtype] for tensor in (first.param, first.grad, first.exp_avg)])

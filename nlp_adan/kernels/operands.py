@@ -19,17 +19,17 @@ class Operands(NamedTuple):
     neg_pre_grad: Tensor
     low_bits: Tensor | None  # int16, the lower half of the float32 value whose upper half is a bfloat16 `param`
 
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        """Dtypes of the tensors in their order; int16 stands at the end where there are low bits."""
-        return tuple(tensor.dtype for tensor in self if tensor is not None)
-
     def same_layout(self) -> bool:
-        """Whether the tensors are dense and of one order of elements: the i-th in memory is the same in all."""
-        if all(tensor.is_contiguous() for tensor in self if tensor is not None):
+        """Whether the tensors are of one shape, dense, and of one order of elements, so that index i is i in all."""
+        p, g, m, v, n, h, low = self
+        sizes = p.is_same_size(g) and p.is_same_size(m) and p.is_same_size(v) and p.is_same_size(n)
+        if not (sizes and p.is_same_size(h) and (low is None or p.is_same_size(low))):
+            return False
+        contiguous = p.is_contiguous() and g.is_contiguous() and m.is_contiguous() and v.is_contiguous()
+        if contiguous and n.is_contiguous() and h.is_contiguous() and (low is None or low.is_contiguous()):
             return True
-        strides = self.param.stride()
-        return is_dense(self.param) and all(tensor.stride() == strides for tensor in self if tensor is not None)
+        strides = p.stride()
+        return is_dense(p) and all(tensor.stride() == strides for tensor in self if tensor is not None)
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -20,8 +20,8 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 INLINE = r"`((?:TORCH_INDEX_URL=\S+ )?(?:\./run_|\.venv/bin/python |deepspeed |python |torchrun )[^`]*)`"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -62,7 +62,13 @@ def test_there_are_commands_to_check() -> None:
     assert len(commands()) >= 10 and len(blocks("python")) == 2
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+def guides() -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize(
+    "program", [*blocks("python"), *(code for text in guides() for code in blocks("python", text))]
+)
 def test_the_python_runs(program: str, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True

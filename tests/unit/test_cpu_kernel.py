@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nlp_adan import Adan
-from nlp_adan.kernels import cpu
+from nlp_adan.kernels import cpu, fused_back_end
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -54,6 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     cpu._library.cache_clear()
     cpu._narrow_dtypes.cache_clear()
+    fused_back_end.cache_clear()
 
 
 def step() -> float:
