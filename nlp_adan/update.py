@@ -117,7 +117,8 @@ def update_(
         grads = torch._foreach_mul(grads, c.sign)
     diffs = neg_pre_grads  # g_k - g_{k-1}, in the memory of the previous gradient
     torch._foreach_add_(diffs, grads)
-    torch._foreach_mul_(diffs, c.keep_diff)
+    if c.keep_diff != 1.0:
+        torch._foreach_mul_(diffs, c.keep_diff)
     _average_(exp_avgs, c.decay1, grads, c.gain1)
     _average_(exp_avg_diffs, c.decay2, diffs, c.gain2)
     look_aheads = diffs  # g_k + β2 (g_k - g_{k-1}), in the same memory
@@ -129,12 +130,12 @@ def update_(
     denominators = torch._foreach_sqrt(exp_avg_sqs)
     torch._foreach_mul_(denominators, c.root_correction3)
     torch._foreach_add_(denominators, c.eps)
-    updates = torch._foreach_mul(exp_avgs, c.step_size)
-    torch._foreach_add_(updates, torch._foreach_mul(exp_avg_diffs, c.step_size_diff))
-    torch._foreach_div_(updates, denominators)
-    if isinstance(c.shrink, Tensor | list) or c.shrink != 0.0:
-        torch._foreach_add_(updates, torch._foreach_mul(params, c.shrink))
-    torch._foreach_sub_(params, updates)
+    if isinstance(c.shrink, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(params, c.shrink))
+    elif c.shrink != 0.0:
+        torch._foreach_add_(params, params, alpha=-c.shrink)
+    _subtract_quotients_(params, exp_avgs, denominators, c.step_size)
+    _subtract_quotients_(params, exp_avg_diffs, denominators, c.step_size_diff)
 
     torch._foreach_copy_(neg_pre_grads, grads)
     torch._foreach_neg_(neg_pre_grads)
@@ -143,6 +144,18 @@ def update_(
 def _differs(value: Number) -> bool:
     """Whether a coefficient has a value for each parameter."""
     return isinstance(value, Tensor) and value.ndim == 1
+
+
+def _subtract_quotients_(
+    params: list[Tensor], numerators: list[Tensor], denominators: list[Tensor], factor: Number
+) -> None:
+    """params ← params - factor · numerators / denominators."""
+    if isinstance(factor, float):
+        torch._foreach_addcdiv_(params, numerators, denominators, value=-factor)
+        return
+    quotients = torch._foreach_mul(numerators, factor)
+    torch._foreach_div_(quotients, denominators)
+    torch._foreach_sub_(params, quotients)
 
 
 def _average_(averages: list[Tensor], decay: Number, values: list[Tensor], gain: Number) -> None:

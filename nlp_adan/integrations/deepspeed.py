@@ -1,17 +1,24 @@
 """Adan under DeepSpeed: the names "Adan" and "adan" in its configuration, and ranks without a GPU.
 
 DeepSpeed has no registration of optimizers: a name that it does not know is looked up in `torch.optim`, and ZeRO
-takes the classes in a list of its own. Both are set here, when deepspeed is imported, and nowhere else.
+takes the classes in a list of its own. Both are set here, when deepspeed is imported, and nowhere else. So are two
+methods that suit Adam and not Adan: see `_skip_dummy_step` and `_link_states_of_every_group`.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import socket
+from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from nlp_adan.adan import Adan
+from nlp_adan.errors import nearest
 from nlp_adan.integrations.post_import import when_imported
 
 
@@ -23,20 +30,80 @@ def install() -> None:
 def _register(deepspeed: ModuleType) -> None:
     from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
-    from nlp_adan.adan import Adan
-
     for name in ("Adan", "adan"):  # DeepSpeed lower-cases the names of its own optimizers only
-        present = getattr(torch.optim, name, Adan)
-        if present is not Adan:
+        present = getattr(torch.optim, name, from_configuration)
+        if present not in (from_configuration, Adan):
             raise RuntimeError(
                 f"torch.optim.{name} is {present.__module__}.{present.__qualname__} already, so nlp_adan.Adan cannot "
                 f'answer to "type": "{name}" in a DeepSpeed configuration. Remove that other class from torch.optim.'
             )
-        setattr(torch.optim, name, Adan)
+        setattr(torch.optim, name, from_configuration)
     if Adan not in ZERO_SUPPORTED_OPTIMIZERS:
         ZERO_SUPPORTED_OPTIMIZERS.append(Adan)
+    _skip_dummy_step()
+    _link_states_of_every_group()
     if not torch.cuda.is_available():
         _leave_out_shared_memory_op()
+
+
+def from_configuration(params: Iterable[Any], **options: Any) -> Adan:
+    """The Adan of `{"optimizer": {"type": "Adan", "params": options}}`.
+
+    Raises ValueError naming the key, the value and the remedy for what Adan does not know or take.
+    """
+    known = [name for name in inspect.signature(Adan).parameters if name not in ("params", "max_grad_norm")]
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f'DeepSpeed configuration: optimizer.params: "{name}" is not an option of Adan{nearest(name, known)}; '
+                f'known are {", ".join(known)} (clipping is "gradient_clipping" beside "optimizer")'
+            )
+    try:
+        return Adan(params, **options)
+    except ValueError as error:
+        raise ValueError(f"DeepSpeed configuration: optimizer.params: {error}") from error
+
+
+def _skip_dummy_step() -> None:
+    """Stage 0 with bf16 or fp16: no step with zero gradients when the engine is made.
+
+    DeepSpeed takes one so that the states are there. It would count as Adan's first, with a previous gradient of 0,
+    and decay the weights; Adan makes its states when they are needed.
+    """
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    theirs = FP16_UnfusedOptimizer.initialize_optimizer_states
+    if hasattr(theirs, "__wrapped__"):
+        return
+
+    @functools.wraps(theirs)
+    def initialize_optimizer_states(self: Any) -> None:
+        if not isinstance(self.optimizer, Adan):
+            theirs(self)
+
+    FP16_UnfusedOptimizer.initialize_optimizer_states = initialize_optimizer_states
+
+
+def _link_states_of_every_group() -> None:
+    """Stages 1 and 2: let `safe_get_full_optimizer_state` find the states of every parameter group.
+
+    DeepSpeed steps group by group and links the states of all of them once, after the first, when the others have
+    none yet.
+    """
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    theirs = DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state
+    if hasattr(theirs, "__wrapped__"):
+        return
+
+    @functools.wraps(theirs)
+    def _lazy_init_hp_params_optimizer_state(self: Any) -> None:
+        theirs(self)
+        if isinstance(self.optimizer, Adan):
+            state = self.optimizer.state
+            self._hp_optimizer_states_linked = all(state.get(flat) for flat in self.single_partition_of_fp32_groups)
+
+    DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state = _lazy_init_hp_params_optimizer_state
 
 
 def _leave_out_shared_memory_op() -> None:

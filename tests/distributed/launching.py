@@ -34,3 +34,11 @@ def deepspeed(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         port = listener.getsockname()[1]
     launcher = str(Path(sys.executable).with_name("deepspeed"))
     return run([launcher, "--quiet", "--num_gpus", "2", "--master_port", str(port), *words], **more)
+
+
+def cases(module: str) -> dict[str, str]:
+    """What a worker on two ranks printed as `CASE name: result`."""
+    done = deepspeed("--module", module)
+    assert done.returncode == 0, done.stderr
+    lines = [line.removeprefix("CASE ") for line in done.stdout.splitlines() if line.startswith("CASE ")]
+    return {name: result for name, _, result in (line.partition(": ") for line in lines)}

@@ -11,10 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, str]:
-    done = launching.deepspeed("--module", "tests.distributed.sharding_worker")
-    assert done.returncode == 0, done.stderr
-    lines = [line.removeprefix("CASE ") for line in done.stdout.splitlines() if line.startswith("CASE ")]
-    return {name: result for name, _, result in (line.partition(": ") for line in lines)}
+    return launching.cases("tests.distributed.sharding_worker")
 
 
 @pytest.mark.parametrize("case", ["fsdp2", "fsdp2 clipped"])

@@ -71,7 +71,7 @@ from transformers.training_args import OptimizerNames
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 assert OptimizerNames("adan") in list(OptimizerNames) and OptimizerNames.ADAN.name == "ADAN"
 assert transformers.Trainer.get_optimizer_cls_and_kwargs.knows_adan
-assert torch.optim.Adan is torch.optim.adan is nlp_adan.Adan
+assert type(torch.optim.Adan([torch.ones(1)], lr=0.1)) is nlp_adan.Adan and torch.optim.Adan is torch.optim.adan
 assert ZERO_SUPPORTED_OPTIMIZERS.count(nlp_adan.Adan) == 1
 import deepspeed.ops
 assert torch.cuda.is_available() or not deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"]
