@@ -137,6 +137,12 @@ def _check_deepspeed_file(path: Path) -> None:
         raise UserError(f"--deepspeed: {path}:{line}: not JSON ({error}); start from one of ds_configs/") from error
     if not isinstance(config, dict):
         raise UserError(f"--deepspeed: {path}: a configuration is a JSON object, found {type(config).__name__}")
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, dict) and str(optimizer.get("type", "")).lower() == "adan":
+        raise UserError(
+            f'--deepspeed: {path}: it has an "optimizer" block, which is for deepspeed.initialize; here the '
+            "command line makes the optimizer: take the block out and say --optim adan, --learning_rate, --optim_args"
+        )
 
 
 class Engine(Trainer):

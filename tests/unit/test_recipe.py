@@ -96,6 +96,10 @@ def test_the_global_batch_is_split(words: list[str], micro: int, accumulation: i
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size: 0"),
         (["--max_valid_blocks", "0"], "--max_valid_blocks: 0"),
         (["--deepspeed", "README.md"], r"README.md:1: not JSON"),
+        (
+            ["--deepspeed", "ds_configs/initialize_zero2.json"],
+            r"\"optimizer\" block, which is for deepspeed.initialize",
+        ),
     ],
 )
 def test_a_mistake_names_the_value_and_the_remedy(words: list[str], told: str) -> None:
