@@ -8,11 +8,18 @@ transformers has no public registration of optimizers. Two seams carry ours: a m
 from __future__ import annotations
 
 import functools
+import logging
+import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
+
+from nlp_adan.adan import Adan
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.integrations.post_import import when_imported
+from nlp_adan.options import check_options
 
 NAME = "adan"
 DEFAULT_BETAS = {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99}
@@ -27,26 +34,25 @@ def install() -> None:
 def adan_options(optim_args: str | None) -> dict[str, Any]:
     """Adan's keyword arguments from `--optim_args "beta1=0.98,beta2=0.92,beta3=0.99,no_prox=true"`.
 
-    The Trainer splits the text at commas, so that betas come one by one. Raises UserError for an unknown or a
-    malformed option, with the list of known ones.
+    The Trainer splits the text at commas, so that betas come one by one; OPTIM_ARGS names all. Raises UserError for an
+    option that is unknown, malformed or out of range, with the list of known ones.
     """
-    betas = dict(DEFAULT_BETAS)
     options: dict[str, Any] = {}
     for item in filter(None, (optim_args or "").replace(" ", "").split(",")):
         name, separator, text = item.partition("=")
-        if name in betas and separator:
-            betas[name] = _number(name, text)
-        elif name == "no_prox" and separator:
-            if text.lower() not in ("true", "false"):
-                raise UserError(f"--optim_args: no_prox must be true or false, got {text!r}")
-            options["no_prox"] = text.lower() == "true"
-        else:
-            known = [*betas, "no_prox"]
+        if name not in OPTIM_ARGS or not separator:
             raise UserError(
-                f"--optim_args: {item!r} is not an option of adan{nearest(name, known)}; "
-                f"write name=value, with commas between; known are {', '.join(known)} (clipping is --max_grad_norm)"
+                f"--optim_args: {item!r} is not an option of adan{nearest(name, OPTIM_ARGS)}; write name=value, with "
+                f"commas between; known are {', '.join(OPTIM_ARGS)} (lr, eps, weight_decay and clipping are "
+                "--learning_rate, --adam_epsilon, --weight_decay and --max_grad_norm)"
             )
-    return {"betas": tuple(betas.values()), **options}
+        options[name] = OPTIM_ARGS[name](name, text)
+    options["betas"] = tuple(options.pop(name, default) for name, default in DEFAULT_BETAS.items())
+    try:
+        check_options({**Adan([torch.zeros(1)]).defaults, **options})
+    except ValueError as error:
+        raise UserError(f"--optim_args: {error}") from error
+    return options
 
 
 def _number(name: str, text: str) -> float:
@@ -54,6 +60,37 @@ def _number(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"--optim_args: {name} must be a number, got {text!r}") from None
+
+
+def _whole_number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--optim_args: {name} must be a whole number, got {text!r}") from None
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise UserError(f"--optim_args: {name} must be true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _dtype(name: str, text: str) -> str:
+    if text not in ("float32", "bfloat16"):
+        raise UserError(f"--optim_args: {name} must be float32 or bfloat16, got {text!r}")
+    return text
+
+
+# What `--optim_args` takes, and how its text is read.
+OPTIM_ARGS: dict[str, Callable[[str, str], Any]] = {
+    **dict.fromkeys(DEFAULT_BETAS, _number),
+    "no_prox": _truth,
+    "state_dtype": _dtype,
+    "keep_low_bits": _truth,
+    "restart_interval": _whole_number,
+    "fused": _truth,
+    "foreach": _truth,
+}
 
 
 def _add_optimizer_name(training_args: ModuleType) -> None:
@@ -79,10 +116,26 @@ def _wrap_trainer(trainer: ModuleType) -> None:
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
         if args.optim != NAME:
             return theirs(args, model)
-        from nlp_adan.adan import Adan
-
+        _warn_of_adam_betas(args)
         options = {"lr": args.learning_rate, "eps": args.adam_epsilon, **adan_options(args.optim_args)}
         return Adan, options
 
     get_optimizer_cls_and_kwargs.knows_adan = True  # type: ignore[attr-defined]
     trainer.Trainer.get_optimizer_cls_and_kwargs = staticmethod(get_optimizer_cls_and_kwargs)
+
+
+def _warn_of_adam_betas(args: Any) -> None:
+    """Say, once over all ranks, that betas meant for Adam are left aside.
+
+    A warning and no error: somebody else's script may set them in its code, where a command line cannot take them
+    back. Adan cannot take them over: its second beta is of another average than Adam's.
+    """
+    # The class holds the defaults of its fields; a script's own TrainingArguments may have other ones.
+    given = [name for name in ("adam_beta1", "adam_beta2") if getattr(args, name) != getattr(type(args), name, None)]
+    if given and os.environ.get("RANK", "0") == "0":
+        logging.getLogger(__name__).warning(
+            "%s: not used by --optim adan, whose betas are %s; set them by "
+            '--optim_args "beta1=...,beta2=...,beta3=..."',
+            " ".join(f"--{name} {getattr(args, name)}" for name in given),
+            adan_options(args.optim_args)["betas"],
+        )

@@ -22,7 +22,7 @@ ALLOWED = {
     "nlp_adan": ("nlp_adan.adan", "nlp_adan.integrations", "nlp_adan.errors"),
     "nlp_adan.training": ("nlp_adan",),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
-    "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.errors"),
+    "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.options", "nlp_adan.errors"),
     "nlp_adan.adan": tuple(
         f"nlp_adan.{name}" for name in ("batches", "update", "kernels", "options", "clipping", "state_formats")
     ),
@@ -88,6 +88,11 @@ def test_imports_run_one_way(name: str, path: Path) -> None:
     if name in TORCH_ONLY:
         outside = {module.split(".")[0] for module in imported(name, path)} - {"nlp_adan"}
         assert outside - set(sys.stdlib_module_names) <= {"torch"}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "examples").glob("hf_*.py")), ids=lambda path: path.stem)
+def test_a_hugging_face_script_knows_nothing_of_us(path: Path) -> None:
+    assert not [module for module in imported(path.stem, path) if under(module, OURS)]
 
 
 def test_import_nlp_adan_costs_torch_only() -> None:
