@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,7 +48,8 @@ class Adan(Optimizer):
         state_dtype: dtype of exp_avg, exp_avg_diff and neg_pre_grad: torch.bfloat16 halves them; exp_avg_sq is float32
             always. None means the parameter's own dtype (float32 for float16).
         keep_low_bits: of a bfloat16 parameter keep, as the state `param_low_bits`, the 16 bits that it lacks to its
-            float32 value. Updates then lose nothing: the parameter is the rounded value of an exact one.
+            float32 value (with the dtype bfloat16, which can be communicated, but no numbers: view them as int16).
+            Updates then lose nothing: the parameter is the rounded value of an exact one.
         restart_interval: forget averages and bias correction after every so many updates of a parameter (the restart
             of the paper's Algorithm 1); 0 for never. See also `restart`.
 
@@ -96,7 +98,7 @@ class Adan(Optimizer):
             "restart_interval": restart_interval,
         }
         check_options(defaults)
-        self._own_params: set[int] = set()
+        self._own_params: dict[int, weakref.ref[Tensor]] = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -111,17 +113,30 @@ class Adan(Optimizer):
                 f"{self.param_groups[0]['max_grad_norm']!r} in another: there is one norm, of all gradients together"
             )
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
-            check_device(param, self.param_groups[-1])
-            self._own_params.add(id(param))
+        group = self.param_groups[-1]
+        try:
+            for param in group["params"]:
+                check_device(param, group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._remember(group["params"])
+
+    def _remember(self, params: Iterable[Tensor]) -> None:
+        self._own_params.update((id(param), weakref.ref(param)) for param in params)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for name, parameter in inspect.signature(Adan).parameters.items():
+            if name != "params":  # an option that is younger than what is being loaded
+                self.defaults.setdefault(name, parameter.default)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
         if "_own_params" not in vars(self):  # a copy or an unpickled one; load_state_dict comes here too
-            self._own_params = {id(param) for group in self.param_groups for param in group["params"]}
+            self._own_params = {}
+            for group in self.param_groups:
+                self._remember(group["params"])
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -129,8 +144,8 @@ class Adan(Optimizer):
 
         The next step is a first step: its gradient difference is 0.
         """
-        for state in self.state.values():
-            for name in ("step", "exp_avg", "exp_avg_diff", "exp_avg_sq"):
+        for state in filter(None, self.state.values()):
+            for name in ("step", *STATE_NAMES):
                 state[name].zero_()
 
     def restart_opt(self) -> None:
@@ -150,13 +165,29 @@ class Adan(Optimizer):
 
         Back end and dtypes of the states stay those that this optimizer was made with.
         """
-        converted = state_formats.to_ours(state_dict, self.param_groups)
-        super().load_state_dict(converted)  # casts every state to its parameter's dtype
-        numbers = [number for group in converted["param_groups"] for number in group["params"]]
-        params = [(param, group) for group in self.param_groups for param in group["params"]]
-        for number, (param, group) in zip(numbers, params, strict=True):
-            if number in converted["state"]:
-                self._place_state(param, group, converted["state"][number])
+        converted: dict[str, Any] = {}
+
+        def convert(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            converted.update(state_formats.to_ours(given, self.param_groups))
+            return converted
+
+        def place(_: Optimizer) -> None:
+            numbers = [number for group in converted["param_groups"] for number in group["params"]]
+            params = [(param, group) for group in self.param_groups for param in group["params"]]
+            for number, (param, group) in zip(numbers, params, strict=True):
+                if number in converted["state"]:
+                    self._place_state(param, group, converted["state"][number])
+
+        # After the hooks of others that change what is loaded, before those that look at what was.
+        hooks = [
+            self.register_load_state_dict_pre_hook(convert),
+            self.register_load_state_dict_post_hook(place, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)  # casts every state to its parameter's dtype
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _place_state(self, param: Tensor, group: dict[str, Any], saved: dict[str, Any]) -> None:
         """Give the loaded state of a parameter the dtypes, the device and the layout that a new one would have."""
@@ -198,6 +229,8 @@ class Adan(Optimizer):
     @torch._disable_dynamo  # a compiled training step calls this as it is: one pass already
     def _update_all(self) -> None:
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:  # a sum over devices or ranks, of shape () or (1,)
+            found_inf = (found_inf.reshape(()) != 0).float()
         factors = _GradFactors(self)
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
@@ -205,13 +238,15 @@ class Adan(Optimizer):
                 continue
             states = [self._state_of(param, group) for param in params]
             all_steps = [state["step"] for state in states]
-            torch._foreach_add_(all_steps, _one(all_steps[0].device), alpha=1.0)
+            _count(all_steps, torch.ones(()))
             for batch in sort_into_batches(params, states, group):
                 device = batch.operands[0].param.device
                 c = coefficients(batch.update_number(), group)
                 batch.run(batch.operands, c, factors.on(device), None if found_inf is None else found_inf.to(device))
+            # What saved a parameter for its backward pass is to know that it has changed.
+            torch.autograd.graph.increment_version(params)
             if found_inf is not None:  # where it is 1 nothing was changed: count that step back
-                torch._foreach_sub_(all_steps, found_inf.to(all_steps[0].device))
+                _count(all_steps, -found_inf)
 
     def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         if param.grad.is_sparse:
@@ -219,6 +254,10 @@ class Adan(Optimizer):
         state = self.state[param]
         if not state:
             state.update(self._new_state(param, group))
+        elif ("param_low_bits" in state) != _keeps_low_bits(param, group):  # the module was given another dtype
+            state.pop("param_low_bits", None)
+            if _keeps_low_bits(param, group):
+                state["param_low_bits"] = torch.zeros_like(param)
         return state
 
     @staticmethod
@@ -232,8 +271,8 @@ class Adan(Optimizer):
         state = {"step": torch.zeros((), dtype=torch.float32, device=step_device)}
         for name in STATE_NAMES:
             state[name] = torch.zeros_like(param, dtype=wide if name == "exp_avg_sq" else narrow)
-        if param.dtype == torch.bfloat16 and group["keep_low_bits"]:
-            state["param_low_bits"] = torch.zeros_like(param, dtype=torch.int16)
+        if _keeps_low_bits(param, group):
+            state["param_low_bits"] = torch.zeros_like(param)
         return state
 
 
@@ -263,7 +302,14 @@ def _steps_on_device(group: dict[str, Any], param: Tensor) -> bool:
     return group["capturable"] or (bool(group["fused"]) and param.device.type != "cpu")
 
 
-@functools.cache
-def _one(device: torch.device) -> Tensor:
-    """As a tensor: adding the number 1 to many scalars on the CPU would make a new tensor of it for each."""
-    return torch.ones((), device=device)
+def _count(steps: list[Tensor], amount: Tensor) -> None:
+    """Add a scalar tensor to the counters. Of a number torch would make a new tensor for each counter on the CPU."""
+    devices = {step.device for step in steps}
+    for device in devices:
+        here = steps if len(devices) == 1 else [step for step in steps if step.device == device]
+        amounts = [amount.to(device)] * len(here)
+        torch._foreach_add_(here, amounts)
+
+
+def _keeps_low_bits(param: Tensor, group: dict[str, Any]) -> bool:
+    return param.dtype == torch.bfloat16 and group["keep_low_bits"]

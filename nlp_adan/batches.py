@@ -25,7 +25,10 @@ class Batch(NamedTuple):
 
     def update_number(self) -> float | Tensor:
         """One number for all, or those of each on the device, shape (T,), float64."""
-        return torch.stack(self.steps).double() if self.number is None else self.number
+        if self.number is not None:
+            return self.number
+        steps = torch.stack(self.steps)
+        return steps if steps.device.type == "mps" else steps.double()  # Apple's GPUs have no float64
 
 
 def wants_fused(group: dict[str, Any]) -> bool:
@@ -36,15 +39,16 @@ def wants_fused(group: dict[str, Any]) -> bool:
 def sort_into_batches(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> list[Batch]:
     """Batches of parameters that have a gradient, with counters that are advanced already. Empty ones are left out."""
     batches: dict[Any, Batch] = {}
-    together = bool(group["foreach"])
+    fusing, together = wants_fused(group), bool(group["foreach"])
+    step_name = "capturable_step" if group["capturable"] else "step"
     for param, state in zip(params, states, strict=True):
         operands = _operands(param, state)
         local, device, step = operands.param, operands.param.device, state["step"]
         if local.numel() == 0:
             continue
-        back_end = fused_back_end(device) if wants_fused(group) else None
-        fused = back_end is not None and type(local) in _PLAIN and back_end.takes(operands)
-        run = back_end.step if fused and back_end is not None else eager.step
+        back_end = fused_back_end(device) if fusing and operands.on_one_device() else None
+        fused = back_end is not None and back_end.takes(operands)
+        run = getattr(back_end, step_name) if fused else eager.step
         number = None if group["capturable"] or step.device.type != "cpu" else step.item()
         apart = not fused and not together and (group["foreach"] is False or device.type == "cpu")
         low_bits = operands.low_bits is not None
@@ -57,9 +61,6 @@ def sort_into_batches(params: list[Tensor], states: list[dict[str, Tensor]], gro
     if any(batch.number is not None for batch in batches.values()) and _captures():
         raise RuntimeError("Adan: a step inside a CUDA graph would repeat one count of steps; pass capturable=True")
     return list(batches.values())
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)  # of a subclass we do not know what its memory means
 
 
 def _captures() -> bool:
@@ -79,7 +80,11 @@ def _operands(param: Tensor, state: dict[str, Tensor]) -> Operands:
             tensors[1] = grad.redistribute(placements=param.placements)
         tensors = [None if tensor is None else local_part(tensor) for tensor in tensors]
     if param.is_complex():
+        tensors[1] = tensors[1].resolve_conj()
         tensors = [None if tensor is None else torch.view_as_real(tensor) for tensor in tensors]
+    tensors[1] = tensors[1].resolve_neg()  # autograd may hand out a view that is negative by a flag only
+    if tensors[6] is not None:
+        tensors[6] = tensors[6].view(torch.int16)
     operands = Operands._make(tensors)
     if not operands.grad.is_contiguous():
         return operands._replace(grad=in_layout_of(operands.grad, operands.param))

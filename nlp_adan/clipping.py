@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 REMEDY = {
-    "DeepSpeed": 'set "gradient_clipping" in the DeepSpeed configuration',
-    "FSDP": "call clip_grad_norm_ of the FSDP module before the step",
+    "an engine such as DeepSpeed": 'let the engine clip: "gradient_clipping" in a DeepSpeed configuration',
+    "FSDP 1": "call clip_grad_norm_ of the FSDP module before the step",
 }
 
 
@@ -37,7 +38,8 @@ def _by_mesh(grads: list[Tensor]) -> Iterable[list[Tensor]]:
 
 def _norm(grads: list[Tensor]) -> Tensor:
     """The 2-norm of tensors of one device or mesh; for DTensors one reduction over the ranks."""
-    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).abs() for g in grads]
+    grads = [torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad for grad in grads]
+    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in grads]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
@@ -47,18 +49,18 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def refuse_shards(params: Iterable[Tensor], own: set[int]) -> None:
+def refuse_shards(params: Iterable[Tensor], own: dict[int, weakref.ref[Tensor]]) -> None:
     """Raise ValueError if any parameter is a piece of what the user handed in, so that no norm can be known here.
 
-    `own` holds the `id` of every parameter that the optimizer was given. DeepSpeed's ZeRO puts flat shards of its own
-    in their place; FSDP 1 marks its flat parameters and the views of them.
+    `own` holds every parameter that the optimizer was given, by its `id`. DeepSpeed's ZeRO puts flat shards of its own
+    in their place; FSDP 1 marks its flat parameters and the views of them. DTensors know the whole.
     """
     for param in params:
         engine = None
         if getattr(param, "_fsdp_flattened", False) or type(param).__name__ == "FlatParameter":
-            engine = "FSDP"
-        elif id(param) not in own:
-            engine = "DeepSpeed"
+            engine = "FSDP 1"
+        elif not hasattr(param, "full_tensor") and (id(param) not in own or own[id(param)]() is not param):
+            engine = "an engine such as DeepSpeed"
         if engine is not None:
             raise ValueError(
                 f"Adan: max_grad_norm cannot be right on this rank: {engine} has put shards in the place of the "

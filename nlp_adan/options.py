@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"Adan: lr must be one number, got a tensor of shape {tuple(options['lr'].shape)}")
     for name in ("lr", "eps", "weight_decay", "max_grad_norm"):
         value = options[name]
-        if isinstance(value, bool | str) or not value >= 0 or value == float("inf"):
+        if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= float(value) < float("inf"):
             raise ValueError(f"Adan: {name} must be a number, 0 or more, got {value!r}")
     betas = options["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 3:
         raise ValueError(f"Adan: betas must be three numbers (beta1, beta2, beta3), got {betas!r}")
     for index, beta in enumerate(betas, 1):
-        if isinstance(beta, str) or not 0 <= beta < 1:
+        if not isinstance(beta, SupportsFloat) or not 0 <= float(beta) < 1:
             raise ValueError(f"Adan: beta{index} must be in [0, 1), got {beta!r}")
     for name in ("no_prox", "maximize", "capturable", "keep_low_bits"):
         if not isinstance(options[name], bool):

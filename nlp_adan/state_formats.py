@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nlp_adan.options import RUN_OPTIONS
 
@@ -39,16 +38,14 @@ def to_ours(state_dict: dict[str, Any], param_groups: list[dict[str, Any]]) -> d
 
 
 def _state_to_ours(state: dict[str, Any], group_step: Any, number: Any) -> dict[str, Any]:
-    if "neg_pre_grad" not in state and group_step is not None:
+    if not state or ("neg_pre_grad" not in state and group_step is not None):
         return {}  # the authors' restart_opt makes such a state for a parameter that never had a gradient
     missing = [name for name in STATE_NAMES if name not in state]
     step = state.get("step", group_step)
     if missing or step is None:
         named = ", ".join([*missing, *(["step"] if step is None else [])])
         raise ValueError(f"Adan: the state of parameter {number} in this checkpoint lacks {named}; is it Adan's?")
-    if not isinstance(step, Tensor):
-        step = torch.tensor(float(step), dtype=torch.float32)
-    return {**state, "step": step}
+    return {**state, "step": torch.tensor(float(step), dtype=torch.float32)}  # one for each parameter
 
 
 def official(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +58,7 @@ def official(state_dict: dict[str, Any]) -> dict[str, Any]:
     for saved in state_dict["param_groups"]:
         if saved["maximize"]:
             raise ValueError("Adan: maximize=True has no counterpart in the authors' code")
-        steps = [int(states[number]["step"]) for number in saved["params"] if number in states]
+        steps = [int(states[number]["step"]) for number in saved["params"] if states.get(number)]
         step = max(steps, default=0)
         if saved["restart_interval"]:
             step %= saved["restart_interval"]
@@ -69,7 +66,7 @@ def official(state_dict: dict[str, Any]) -> dict[str, Any]:
         group = {name: value for name, value in saved.items() if name not in ours}
         groups.append({**group, "foreach": True, "fused": False, "step": step})
         for number in saved["params"]:
-            if number in states:
+            if states.get(number):
                 state = {name: states[number][name] for name in STATE_NAMES}
                 fresh = step == 0  # the next update is a first one: of the averages nothing is kept
                 states[number] = {name: torch.zeros_like(value) if fresh else value for name, value in state.items()}

@@ -35,14 +35,13 @@ class Coefficients:
     parameters is a float64 tensor of shape (T,) on their device. The back ends know the order of the fields.
     """
 
-    decay1: Number  # β1, and 0 at a first step
+    decay1: Number  # β1
     gain1: Number  # 1 - β1
-    decay2: Number  # β2, and 0 at a first step
+    decay2: Number  # β2; also the weight of the gradient difference in n
     gain2: Number  # 1 - β2
-    decay3: Number  # β3, and 0 at a first step
+    decay3: Number  # β3
     gain3: Number  # 1 - β3
-    look_ahead: Number  # β2, of the gradient difference in n
-    keep_diff: Number  # 1, and 0 at a first step, whose gradient difference is 0
+    keep: Number  # 1; 0 at a first step, which takes no average and no previous gradient for known
     step_size: Number  # η / (1 - β1^k), for m
     step_size_diff: Number  # η β2 / (1 - β2^k), for v
     root_correction3: Number  # 1 / sqrt(1 - β3^k)
@@ -55,7 +54,7 @@ class Coefficients:
         return [getattr(self, field.name) for field in fields(self)]
 
     def packed(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The fields as a tensor of shape (T, 14), or (1, 14) if they are the same for all parameters."""
+        """The fields as a tensor of shape (T, 13), or (1, 13) if they are the same for all parameters."""
         values = self.values()
         count = max((value.numel() for value in values if isinstance(value, Tensor)), default=1)
         if count == 1 and not any(isinstance(value, Tensor) for value in values):
@@ -86,14 +85,13 @@ def coefficients(step: Number, group: dict[str, Any]) -> Coefficients:
     shrink = decay if group["no_prox"] else decay / (1.0 + decay)
     proximal = 1.0 if group["no_prox"] else 1.0 / (1.0 + decay)
     return Coefficients(
-        decay1=beta1 * keep,
+        decay1=beta1,
         gain1=1.0 - beta1,
-        decay2=beta2 * keep,
+        decay2=beta2,
         gain2=1.0 - beta2,
-        decay3=beta3 * keep,
+        decay3=beta3,
         gain3=1.0 - beta3,
-        look_ahead=beta2,
-        keep_diff=keep,
+        keep=keep,
         step_size=lr * proximal / (1.0 - beta1**step),
         step_size_diff=lr * proximal * beta2 / (1.0 - beta2**step),
         root_correction3=(1.0 - beta3**step) ** -0.5,
@@ -117,12 +115,11 @@ def update_(
         grads = torch._foreach_mul(grads, c.sign)
     diffs = neg_pre_grads  # g_k - g_{k-1}, in the memory of the previous gradient
     torch._foreach_add_(diffs, grads)
-    if c.keep_diff != 1.0:
-        torch._foreach_mul_(diffs, c.keep_diff)
+    _forget_(c.keep, exp_avgs, exp_avg_diffs, exp_avg_sqs, diffs)
     _average_(exp_avgs, c.decay1, grads, c.gain1)
     _average_(exp_avg_diffs, c.decay2, diffs, c.gain2)
     look_aheads = diffs  # g_k + β2 (g_k - g_{k-1}), in the same memory
-    torch._foreach_mul_(look_aheads, c.look_ahead)
+    torch._foreach_mul_(look_aheads, c.decay2)
     torch._foreach_add_(look_aheads, grads)
     torch._foreach_mul_(exp_avg_sqs, c.decay3)
     torch._foreach_addcmul_(exp_avg_sqs, look_aheads, look_aheads, value=c.gain3)
@@ -144,6 +141,16 @@ def update_(
 def _differs(value: Number) -> bool:
     """Whether a coefficient has a value for each parameter."""
     return isinstance(value, Tensor) and value.ndim == 1
+
+
+def _forget_(keep: Number | list[Tensor], *states: list[Tensor]) -> None:
+    """Zero the states where `keep` is 0, whatever they hold: a NaN times 0 would stay."""
+    for tensors in states:
+        if isinstance(keep, list):
+            for tensor, flag in zip(tensors, keep, strict=True):
+                tensor.masked_fill_(flag == 0, 0)
+        elif keep == 0:
+            torch._foreach_zero_(tensors)
 
 
 def _subtract_quotients_(

@@ -21,7 +21,7 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 @functools.cache
 def fused_back_end(device: torch.device) -> ModuleType | None:
-    """The fused back end for a device: a module with `step` and `takes`. None if there is none for it, or none here.
+    """The fused back end for a device: a module with `step`, `capturable_step` and `takes`; None if there is none here.
 
     On the CPU the first call builds it.
     """
@@ -32,7 +32,7 @@ def fused_back_end(device: torch.device) -> ModuleType | None:
     if device.type == "cuda":
         from nlp_adan.kernels import gpu
 
-        return gpu if gpu.available() else None
+        return gpu if gpu.available(device) else None
     return None
 
 

@@ -19,25 +19,26 @@ enum Dtype : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kFloat64 = 3 }
 // In the order of nlp_adan.update.Coefficients.
 template <typename T>
 struct Coefficients {
-    T decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff;
+    T decay1, gain1, decay2, gain2, decay3, gain3, keep;
     T step_size, step_size_diff, root_correction3, eps, shrink, factor;
 
     Coefficients(const double* c, double grad_factor)
-        : decay1(c[0]), gain1(c[1]), decay2(c[2]), gain2(c[3]), decay3(c[4]), gain3(c[5]), look_ahead(c[6]),
-          keep_diff(c[7]), step_size(c[8]), step_size_diff(c[9]), root_correction3(c[10]), eps(c[11]), shrink(c[12]),
-          factor(c[13] * grad_factor) {}
+        : decay1(c[0]), gain1(c[1]), decay2(c[2]), gain2(c[3]), decay3(c[4]), gain3(c[5]), keep(c[6]),
+          step_size(c[7]), step_size_diff(c[8]), root_correction3(c[9]), eps(c[10]), shrink(c[11]),
+          factor(c[12] * grad_factor) {}
 };
 
 template <typename T>
 void update(T* __restrict p, const T* __restrict grad, T* __restrict m, T* __restrict v, T* __restrict n,
             T* __restrict neg_pre_grad, int64_t length, const Coefficients<T> c) {
+    const bool keep = c.keep != 0;  // selected, not multiplied: a NaN times 0 would stay
     for (int64_t i = 0; i < length; i++) {
         const T g = grad[i] * c.factor;
-        const T diff = (neg_pre_grad[i] + g) * c.keep_diff;
-        const T m_k = m[i] * c.decay1 + g * c.gain1;
-        const T v_k = v[i] * c.decay2 + diff * c.gain2;
-        const T look_ahead = diff * c.look_ahead + g;
-        const T n_k = n[i] * c.decay3 + look_ahead * look_ahead * c.gain3;
+        const T diff = keep ? neg_pre_grad[i] + g : T(0);
+        const T m_k = (keep ? m[i] * c.decay1 : T(0)) + g * c.gain1;
+        const T v_k = (keep ? v[i] * c.decay2 : T(0)) + diff * c.gain2;
+        const T look_ahead = diff * c.decay2 + g;
+        const T n_k = (keep ? n[i] * c.decay3 : T(0)) + look_ahead * look_ahead * c.gain3;
         const T denominator = std::sqrt(n_k) * c.root_correction3 + c.eps;
         p[i] -= (m_k * c.step_size + v_k * c.step_size_diff) / denominator + p[i] * c.shrink;
         m[i] = m_k;
@@ -185,7 +186,7 @@ extern "C" int adan_has_float16() {
 #endif
 }
 
-// `coefficients`: 14 doubles a row; row t x `row_stride` / 14 belongs to tensor t, row 0 to all where the stride is 0.
+// `coefficients`: 13 doubles a row; row t x `row_stride` / 13 belongs to tensor t, row 0 to all where the stride is 0.
 // `grad_factor` may be null.
 extern "C" void adan_step(int64_t num_tensors, const int64_t* numels, const Tensors* tensors, const Dtypes* dtypes,
                           const double* coefficients, int64_t row_stride, const double* grad_factor, int threads) {

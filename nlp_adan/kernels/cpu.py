@@ -6,26 +6,30 @@ at the same time do no harm, and a killed build leaves nothing that a later star
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nlp_adan.kernels import eager
-from nlp_adan.kernels.operands import Operands
+from nlp_adan.kernels.operands import TRIAL, Operands
 from nlp_adan.storage import cache_folder
-from nlp_adan.update import Coefficients, coefficients
+from nlp_adan.update import Coefficients
 
 SOURCE = Path(__file__).with_name("adan.cpp")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -37,7 +41,7 @@ VARIANTS = (
     (("-mcpu=native",), ()),
     ((), ()),
 )
-BUILD_SECONDS = 60
+BUILD_SECONDS = 30
 _STATE_DTYPES = (torch.float32, torch.bfloat16)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
@@ -51,6 +55,9 @@ def step(batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, fou
     _run(library, batch, c, grad_factor)
 
 
+capturable_step = step
+
+
 def available() -> bool:
     """Whether the back end can be used; the first call builds it, and warns where that is not possible."""
     return _library() is not None
@@ -58,12 +65,13 @@ def available() -> bool:
 
 def takes(operands: Operands) -> bool:
     """Whether the back end knows these dtypes and this layout, a tensor's elements in one order without holes."""
-    param, grad, state = operands.param.dtype, operands.grad.dtype, operands.exp_avg.dtype
-    if param == torch.float64:
-        known = grad == state == torch.float64
+    p, g, m, v, n, h, _ = operands
+    if p.dtype == torch.float64:
+        known = g.dtype == m.dtype == n.dtype == torch.float64
     else:
-        known = param in _narrow_dtypes() and grad in _narrow_dtypes() and state in _STATE_DTYPES
-    return known and operands.same_layout()
+        known = p.dtype in _narrow_dtypes() and g.dtype in _narrow_dtypes() and m.dtype in _STATE_DTYPES
+        known = known and n.dtype == torch.float32
+    return known and m.dtype == v.dtype == h.dtype and operands.same_layout()
 
 
 @functools.cache
@@ -75,9 +83,8 @@ def _narrow_dtypes() -> frozenset[torch.dtype]:
 
 def _run(library: ctypes.CDLL, batch: list[Operands], c: Coefficients, grad_factor: Tensor | None) -> None:
     addresses = array("q")
-    for p, g, m, v, n, h, low in batch:
-        low_bits = 0 if low is None else low.data_ptr()
-        addresses.extend((p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), n.data_ptr(), h.data_ptr(), low_bits))
+    for operands in batch:
+        addresses.extend(operands.addresses())
     numels = array("q", [operands.param.numel() for operands in batch])
     first = batch[0]
     dtypes = array("i", [DTYPES[tensor.dtype] for tensor in (first.param, first.grad, first.exp_avg)])
@@ -99,14 +106,15 @@ def _run(library: ctypes.CDLL, batch: list[Operands], c: Coefficients, grad_fact
 def _library() -> ctypes.CDLL | None:
     """The library, from the cache or built now; None, after one warning, where there is none to be had."""
     reasons = []
-    for compiler in _compilers():
-        for flags, link_flags in VARIANTS:
-            try:
-                library = _load(compiler, flags, link_flags)
-            except (OSError, subprocess.SubprocessError) as error:
-                reasons.append(_one_line(error))
-            else:
-                return library
+    for compiler, variant in itertools.product(_compilers(), VARIANTS):
+        try:
+            with _disable_current_modes():  # such as one that makes tensors without memory
+                return _load(compiler, *variant)
+        except subprocess.TimeoutExpired as error:  # it would hang the next time too
+            reasons.append(_one_line(error))
+            break
+        except (OSError, subprocess.SubprocessError) as error:
+            reasons.append(_one_line(error))
     reason = f": {reasons[0]}" if reasons else ": no C++ compiler (c++, g++, clang++ or $CXX) on the path"
     warnings.warn(
         f"nlp_adan.Adan runs on the CPU without its compiled step, which is 4 to 5 times faster{reason}. "
@@ -117,11 +125,14 @@ def _library() -> ctypes.CDLL | None:
     return None
 
 
-def _compilers() -> Iterator[str]:
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        path = shutil.which(name) if name else None
+def _compilers() -> list[tuple[str, ...]]:
+    """Commands of C++ compilers, those of `$CXX` (which may hold options) first; a program that has two names once."""
+    commands: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for words in (shlex.split(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
+        path = shutil.which(words[0]) if words else None
         if path:
-            yield path
+            commands.setdefault((os.path.realpath(path), *words[1:]), (path, *words[1:]))
+    return list(commands.values())
 
 
 def _one_line(error: Exception) -> str:
@@ -129,9 +140,12 @@ def _one_line(error: Exception) -> str:
     return next((line for line in str(text).splitlines() if line.strip()), type(error).__name__)
 
 
-def _load(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...]) -> ctypes.CDLL:
+def _load(compiler: tuple[str, ...], flags: tuple[str, ...], link_flags: tuple[str, ...]) -> ctypes.CDLL:
     """Load a build that is in the cache and works, else build it. Raises OSError or SubprocessError."""
-    folder = cache_folder() / "kernels"
+    try:
+        folder = cache_folder() / "kernels"
+    except RuntimeError:  # a user without a home
+        folder = Path(tempfile.gettempdir()) / f"nlp_adan-{os.getuid()}" / "kernels"
     path = folder / f"adan-{_key(compiler, flags, link_flags)}.so"
     if path.exists():
         try:
@@ -140,6 +154,7 @@ def _load(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...]) ->
             pass  # damaged: built anew
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned_builds(folder)
         place = tempfile.TemporaryDirectory(dir=folder, prefix=".build-")
     except OSError:  # a cache that cannot be written: build for this process alone
         place = tempfile.TemporaryDirectory(prefix="nlp_adan-")
@@ -151,11 +166,19 @@ def _load(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...]) ->
         return library
 
 
-def _build(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...], folder: Path) -> Path:
+def _remove_abandoned_builds(folder: Path) -> None:
+    """Those of processes that were killed an hour ago or earlier."""
+    for build in folder.glob(".build-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - build.stat().st_mtime > 3600:
+                shutil.rmtree(build, ignore_errors=True)
+
+
+def _build(compiler: tuple[str, ...], flags: tuple[str, ...], link_flags: tuple[str, ...], folder: Path) -> Path:
     compiled, linked = folder / "adan.o", folder / "adan.so"
     for command in (
-        [compiler, *FLAGS, *flags, "-c", str(SOURCE), "-o", str(compiled)],
-        [compiler, "-shared", str(compiled), *link_flags, "-o", str(linked)],
+        [*compiler, *FLAGS, *flags, "-c", str(SOURCE), "-o", str(compiled)],
+        [*compiler, "-shared", str(compiled), *link_flags, "-o", str(linked)],
     ):
         subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS, stdin=subprocess.DEVNULL
@@ -163,12 +186,12 @@ def _build(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...], f
     return linked
 
 
-def _key(compiler: str, flags: tuple[str, ...], link_flags: tuple[str, ...]) -> str:
+def _key(compiler: tuple[str, ...], flags: tuple[str, ...], link_flags: tuple[str, ...]) -> str:
     """What a build depends on: source, compiler, flags, and the processor it is made for."""
-    status = os.stat(compiler)
+    status = os.stat(compiler[0])
     parts = (
-        SOURCE.read_bytes(), FLAGS, flags, link_flags, os.path.realpath(compiler), status.st_size, status.st_mtime_ns,
-        platform.system(), platform.machine(), _processor(),
+        SOURCE.read_bytes(), FLAGS, flags, link_flags, os.path.realpath(compiler[0]), compiler[1:],
+        status.st_size, status.st_mtime_ns, platform.system(), platform.machine(), _processor(),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -185,15 +208,10 @@ def _processor() -> str:
 def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library, after one update by it and by the eager rule agree. Raises OSError if they do not."""
     library.adan_step.restype = None
-    values = torch.linspace(0.1, 1.0, 37)
+    values = torch.linspace(0.1, 1.0, 37, dtype=torch.float32, device="cpu")
     twins = [Operands._make([*(values.roll(shift) for shift in range(6)), None]) for _ in range(2)]
-    options = {
-        "lr": 0.1, "betas": (0.9, 0.8, 0.7), "eps": 1e-8, "weight_decay": 0.1, "no_prox": False, "maximize": False,
-        "restart_interval": 0,
-    }  # fmt: skip
-    c = coefficients(2, options)
-    _run(library, [twins[0]], c, None)
-    eager.step([twins[1]], c, None, None)
+    _run(library, twins[:1], TRIAL, None)
+    eager.step(twins[1:], TRIAL, None, None)
     for ours, theirs in zip(twins[0][:6], twins[1][:6], strict=True):
         if not torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6):
             raise OSError("the compiled step computes other values than the eager one")

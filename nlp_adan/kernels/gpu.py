@@ -5,45 +5,102 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from nlp_adan.kernels.operands import Operands
+from nlp_adan.kernels import eager
+from nlp_adan.kernels.operands import TRIAL, Operands
 from nlp_adan.update import Coefficients
 
 CHUNK = 8192  # elements of one program
 BLOCK = 1024  # elements at a time: 8 a thread, two 16-byte reads of each float32 tensor
 WARPS = 4
+ROW_STRIDE = 16  # as in triton_kernels, which cannot be imported where triton is missing
+STATE_DTYPES = (torch.float32, torch.bfloat16)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
-def available() -> bool:
-    """Whether triton is installed; it comes with torch's builds for NVIDIA GPUs on Linux."""
-    return importlib.util.find_spec("triton") is not None
+def available(device: torch.device) -> bool:
+    """Whether triton is installed and works on the device; it warns where it is there and does not.
+
+    Triton compiles a part of itself with the machine's C compiler, which not every image has.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    with _disable_current_modes():
+        try:
+            values = torch.linspace(0.1, 1.0, 37, dtype=torch.float32, device=device)
+            twins = [Operands._make([*(values.roll(shift) for shift in range(6)), None]) for _ in range(2)]
+            step(twins[:1], TRIAL, None, None)
+        except Exception as error:
+            warnings.warn(
+                f"nlp_adan.Adan runs on {device} without its Triton step, because a trial of it failed: {error}. "
+                "Mend that, or pass foreach=True to do without it in silence.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        eager.step(twins[1:], TRIAL, None, None)
+        return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(twins[0][:6], twins[1][:6], strict=True))
 
 
 def takes(operands: Operands) -> bool:
     """Whether the kernels know these dtypes and this layout; others go the eager way."""
-    known = {operands.param.dtype, operands.grad.dtype} <= set(DTYPES)
-    return known and operands.exp_avg.dtype in (torch.float32, torch.bfloat16) and operands.same_layout()
+    p, g, m, v, n, h, _ = operands
+    known = p.dtype in DTYPES and g.dtype in DTYPES and m.dtype in STATE_DTYPES
+    return known and m.dtype == v.dtype == h.dtype and n.dtype == torch.float32 and operands.same_layout()
 
 
 def step(batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, found_inf: Tensor | None) -> None:
-    """One update of each parameter of `batch`; arguments as those of `eager.step`.
-
-    Many parameters go in one launch by a table of addresses; a single one, and every one while a CUDA graph is being
-    captured (which must not copy a table to the device), in a launch of its own.
-    """
+    """One update of each parameter of `batch`, in one launch; arguments as those of `eager.step`."""
+    if len(batch) == 1:
+        capturable_step(batch, c, grad_factor, found_inf)
+        return
     device = batch[0].param.device
-    rows = c.packed(torch.float32, device) if any(isinstance(value, Tensor) for value in c.values()) else None
-    numbers = [0.0 if rows is not None else float(value) for value in c.values()]
-    shared = {
+    with _on(device):
+        _launch_many(batch, *_coefficients(c, device), _shared(batch, c, grad_factor, found_inf))
+
+
+def capturable_step(
+    batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, found_inf: Tensor | None
+) -> None:
+    """`step` in a launch for each parameter: nothing is copied to the device, so that a CUDA graph can capture it."""
+    device = batch[0].param.device
+    shared = _shared(batch, c, grad_factor, found_inf)
+    with _on(device):
+        rows, numbers = _coefficients(c, device)
+        for index, operands in enumerate(batch):
+            row = None if rows is None else rows[index if len(rows) > 1 else 0]
+            _launch_one(operands, row, numbers, shared)
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The device to launch on; the interpreter takes CPU tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _coefficients(c: Coefficients, device: torch.device) -> tuple[Tensor | None, list[float]]:
+    """Coefficients as rows on the device where they differ between parameters, else as numbers."""
+    if not any(isinstance(value, Tensor) for value in c.values()):
+        return None, [float(value) for value in c.values()]
+    rows = c.packed(torch.float32, device)
+    padded = torch.zeros(len(rows), ROW_STRIDE, dtype=rows.dtype, device=device)
+    padded[:, : rows.shape[1]] = rows
+    return padded, [0.0] * rows.shape[1]
+
+
+def _shared(
+    batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, found_inf: Tensor | None
+) -> dict[str, Any]:
+    return {
         "grad_factor": grad_factor,
         "found_inf": found_inf,
-        "FROM_ROW": rows is not None,
+        "FROM_ROW": any(isinstance(value, Tensor) for value in c.values()),
         "HAS_FACTOR": grad_factor is not None,
         "HAS_FOUND_INF": found_inf is not None,
         "HAS_LOW_BITS": batch[0].low_bits is not None,
@@ -51,14 +108,6 @@ def step(batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, fou
         "BLOCK": BLOCK,
         "num_warps": WARPS,
     }
-    on_cuda = device.type == "cuda"  # the interpreter takes CPU tensors
-    with torch.cuda.device(device) if on_cuda else contextlib.nullcontext():
-        if len(batch) == 1 or (on_cuda and torch.cuda.is_current_stream_capturing()):
-            for index, operands in enumerate(batch):
-                row = None if rows is None else rows[index if len(rows) > 1 else 0]
-                _launch_one(operands, row, numbers, shared)
-        else:
-            _launch_many(batch, rows, numbers, shared)
 
 
 def _launch_one(operands: Operands, row: Tensor | None, numbers: list[Any], shared: dict[str, Any]) -> None:
@@ -77,11 +126,12 @@ def _launch_many(batch: list[Operands], rows: Tensor | None, numbers: list[Any],
 
     types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     first, device = batch[0], batch[0].param.device
-    addresses = [[0 if tensor is None else tensor.data_ptr() for tensor in operands] for operands in batch]
+    addresses = [operands.addresses() for operands in batch]
     aligned = all(address % 16 == 0 for row in addresses for address in row)
     numels = tuple(operands.param.numel() for operands in batch)
-    table = _table(tuple((*row, numel) for row, numel in zip(addresses, numels, strict=True)), device)
-    chunk_tensor, chunk_start = _chunks(numels, device)
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    table = _table(tuple((*row, numel) for row, numel in zip(addresses, numels, strict=True)), device, stream)
+    chunk_tensor, chunk_start = _chunks(numels, device, stream)
     if rows is not None and len(rows) == 1:
         rows = rows.expand(len(batch), -1).contiguous()
     factor, found_inf = shared["grad_factor"], shared["found_inf"]
@@ -93,19 +143,20 @@ def _launch_many(batch: list[Operands], rows: Tensor | None, numbers: list[Any],
     )  # fmt: skip
 
 
-# Gradients mostly come back to the same addresses: the table is then on the device already.
+# Gradients mostly come back to the same addresses: the table is then on the device already. A table belongs to the
+# stream that it was made on, so that neither its copy nor its end can overtake a kernel.
 @functools.lru_cache(maxsize=64)
-def _table(rows: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    return _to_device(torch.tensor(rows, dtype=torch.int64), device)
+def _table(rows: tuple[tuple[int, ...], ...], device: torch.device, stream: int) -> Tensor:
+    return _to_device(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
 
 
 @functools.lru_cache(maxsize=64)
-def _chunks(numels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _chunks(numels: tuple[int, ...], device: torch.device, stream: int) -> tuple[Tensor, Tensor]:
     """For each program the tensor that it works on, int32, and its first element there, int64."""
-    counts = torch.tensor([-(-numel // CHUNK) for numel in numels])
-    tensors = torch.repeat_interleave(torch.arange(len(numels)), counts)
+    counts = torch.tensor([-(-numel // CHUNK) for numel in numels], device="cpu")
+    tensors = torch.repeat_interleave(torch.arange(len(numels), device="cpu"), counts)
     first_chunks = counts.cumsum(0) - counts
-    starts = (torch.arange(len(tensors)) - first_chunks[tensors]) * CHUNK
+    starts = (torch.arange(len(tensors), device="cpu") - first_chunks[tensors]) * CHUNK
     return _to_device(tensors.int(), device), _to_device(starts, device)
 
 

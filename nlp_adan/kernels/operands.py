@@ -7,6 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nlp_adan.update import coefficients
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+# Some update by which a compiled back end is tried out before its first use.
+TRIAL = coefficients(
+    2,
+    {
+        "lr": 0.1, "betas": (0.9, 0.8, 0.7), "eps": 1e-8, "weight_decay": 0.1, "no_prox": False, "maximize": False,
+        "restart_interval": 0,
+    },
+)  # fmt: skip
+
 
 class Operands(NamedTuple):
     """The tensors of one parameter's update, of one shape and on one device; all but `grad` are updated in place."""
@@ -18,6 +30,24 @@ class Operands(NamedTuple):
     exp_avg_sq: Tensor
     neg_pre_grad: Tensor
     low_bits: Tensor | None  # int16, the lower half of the float32 value whose upper half is a bfloat16 `param`
+
+    def on_one_device(self) -> bool:
+        """Whether all are plain tensors on one device. What a subclass's memory means is not known here."""
+        p, g, m, v, n, h, low = self
+        d = p.device
+        plain = type(p) in _PLAIN and type(g) in _PLAIN and type(m) in _PLAIN and type(v) in _PLAIN
+        if not (plain and type(n) in _PLAIN and type(h) in _PLAIN):
+            return False
+        same = g.device == d and m.device == d and v.device == d and n.device == d and h.device == d
+        return same and (low is None or low.device == d)
+
+    def addresses(self) -> tuple[int, ...]:
+        """The first byte of each; 0 in the place of low bits that are not there. Raises where memory was given back."""
+        p, g, m, v, n, h, low = self
+        found = (p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), n.data_ptr(), h.data_ptr())
+        if 0 in found:
+            raise RuntimeError("Adan: the memory of a parameter, its gradient or its state has been given back")
+        return (*found, 0 if low is None else low.data_ptr())
 
     def same_layout(self) -> bool:
         """Whether the tensors are of one shape, dense, and of one order of elements, so that index i is i in all."""

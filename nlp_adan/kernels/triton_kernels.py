@@ -9,12 +9,13 @@ import triton
 import triton.language as tl
 
 TABLE_COLUMNS = 8  # addresses of the seven operands (the last 0 without low bits), number of elements
+ROW_STRIDE: tl.constexpr = tl.constexpr(16)  # numbers from one row of coefficients to the next: 64 bytes
 
 
 @triton.jit
 def _update(
     param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits, start, numel,
-    decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+    decay1, gain1, decay2, gain2, decay3, gain3, keep,
     step_size, step_size_diff, root_correction3, eps, shrink, factor,
     WHOLE: tl.constexpr, HAS_LOW_BITS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -37,11 +38,12 @@ def _update(
         n = tl.load(exp_avg_sq + index, mask=inside, other=0.0)
         h = tl.load(neg_pre_grad + index, mask=inside, other=0.0).to(tl.float32)
 
-        diff = (h + g) * keep_diff
-        m = m * decay1 + g * gain1
-        v = v * decay2 + diff * gain2
-        ahead = diff * look_ahead + g
-        n = n * decay3 + ahead * ahead * gain3
+        known = keep != 0.0  # selected, not multiplied: a NaN times 0 would stay
+        diff = tl.where(known, h + g, 0.0)
+        m = tl.where(known, m * decay1, 0.0) + g * gain1
+        v = tl.where(known, v * decay2, 0.0) + diff * gain2
+        ahead = diff * decay2 + g
+        n = tl.where(known, n * decay3, 0.0) + ahead * ahead * gain3
         denominator = tl.sqrt(n) * root_correction3 + eps
         p -= (m * step_size + v * step_size_diff) / denominator + p * shrink
 
@@ -63,43 +65,45 @@ def _update(
 @triton.jit
 def _one_row(
     param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits, start, numel, row, grad_factor,
-    decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+    decay1, gain1, decay2, gain2, decay3, gain3, keep,
     step_size, step_size_diff, root_correction3, eps, shrink, sign,
     FROM_ROW: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_LOW_BITS: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`_update` with the coefficients of this parameter: the arguments, or the 14 numbers at `row`."""
+    """`_update` with the coefficients of this parameter: the arguments, or the 13 numbers at `row`."""
     if FROM_ROW:
         decay1, gain1 = tl.load(row), tl.load(row + 1)
         decay2, gain2 = tl.load(row + 2), tl.load(row + 3)
         decay3, gain3 = tl.load(row + 4), tl.load(row + 5)
-        look_ahead, keep_diff = tl.load(row + 6), tl.load(row + 7)
-        step_size, step_size_diff = tl.load(row + 8), tl.load(row + 9)
-        root_correction3, eps = tl.load(row + 10), tl.load(row + 11)
-        shrink, sign = tl.load(row + 12), tl.load(row + 13)
+        keep = tl.load(row + 6)
+        step_size, step_size_diff = tl.load(row + 7), tl.load(row + 8)
+        root_correction3, eps = tl.load(row + 9), tl.load(row + 10)
+        shrink, sign = tl.load(row + 11), tl.load(row + 12)
     factor = sign
     if HAS_FACTOR:
         factor = sign * tl.load(grad_factor).to(tl.float32)
     if start + CHUNK <= numel:
         _update(
             param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits, start, numel,
-            decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+            decay1, gain1, decay2, gain2, decay3, gain3, keep,
             step_size, step_size_diff, root_correction3, eps, shrink, factor,
             True, HAS_LOW_BITS, CHUNK, BLOCK,
         )  # fmt: skip
     else:
         _update(
             param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits, start, numel,
-            decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+            decay1, gain1, decay2, gain2, decay3, gain3, keep,
             step_size, step_size_diff, root_correction3, eps, shrink, factor,
             False, HAS_LOW_BITS, CHUNK, BLOCK,
         )  # fmt: skip
 
 
-@triton.jit
+# Without specialising on the number of elements: one compilation serves every tensor, also inside a CUDA graph's capture,
+# where nothing can be compiled.
+@triton.jit(do_not_specialize=["numel"])
 def one_tensor(
     param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits, numel, row, grad_factor, found_inf,
-    decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+    decay1, gain1, decay2, gain2, decay3, gain3, keep,
     step_size, step_size_diff, root_correction3, eps, shrink, sign,
     FROM_ROW: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_FOUND_INF: tl.constexpr, HAS_LOW_BITS: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -111,7 +115,7 @@ def one_tensor(
     _one_row(
         param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits,
         tl.program_id(0).to(tl.int64) * CHUNK, numel, row, grad_factor,
-        decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+        decay1, gain1, decay2, gain2, decay3, gain3, keep,
         step_size, step_size_diff, root_correction3, eps, shrink, sign,
         FROM_ROW, HAS_FACTOR, HAS_LOW_BITS, CHUNK, BLOCK,
     )  # fmt: skip
@@ -120,7 +124,7 @@ def one_tensor(
 @triton.jit
 def many_tensors(
     table, chunk_tensor, chunk_start, rows, grad_factor, found_inf,
-    decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+    decay1, gain1, decay2, gain2, decay3, gain3, keep,
     step_size, step_size_diff, root_correction3, eps, shrink, sign,
     PARAM: tl.constexpr, GRAD: tl.constexpr, STATE: tl.constexpr, ALIGNMENT: tl.constexpr,
     FROM_ROW: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_FOUND_INF: tl.constexpr, HAS_LOW_BITS: tl.constexpr,
@@ -146,11 +150,11 @@ def many_tensors(
     low_bits = tl.multiple_of(tl.load(entry + 6).to(tl.pointer_type(tl.int16)), ALIGNMENT)
     row = rows
     if FROM_ROW:
-        row = rows + tensor * 14
+        row = rows + tensor * ROW_STRIDE
     _one_row(
         param, grad, exp_avg, exp_avg_diff, exp_avg_sq, neg_pre_grad, low_bits,
         tl.multiple_of(start, CHUNK), tl.load(entry + 7), row, grad_factor,
-        decay1, gain1, decay2, gain2, decay3, gain3, look_ahead, keep_diff,
+        decay1, gain1, decay2, gain2, decay3, gain3, keep,
         step_size, step_size_diff, root_correction3, eps, shrink, sign,
         FROM_ROW, HAS_FACTOR, HAS_LOW_BITS, CHUNK, BLOCK,
     )  # fmt: skip

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from nlp_adan import kernels
 from nlp_adan.adan import Adan
 from nlp_adan.kernels import eager, gpu
 from nlp_adan.kernels.operands import Operands
@@ -138,7 +137,23 @@ def test_compiled_for_an_nvidia_gpu_it_reads_16_bytes_at_a_time(name: str, per_p
     assert "ld.global.v4.b32" in code and "st.global.v4.b32" in code
 
 
-def test_a_gpu_gets_this_back_end() -> None:
-    assert kernels.fused_available(torch.device("cuda")) == gpu.available() is True
+def test_it_is_tried_out_before_its_first_use(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver or a C compiler that triton misses shows here, not in the middle of a run."""
+    gpu.available.cache_clear()
+    assert gpu.available(torch.device("cpu"))
+    gpu.available.cache_clear()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(gpu, "step", broken)
+    with pytest.warns(RuntimeWarning, match="Failed to find C compiler"):
+        assert not gpu.available(torch.device("cpu"))
+    gpu.available.cache_clear()
+
+
+def test_what_goes_the_eager_way() -> None:
     assert gpu.takes(operands(3, FLOAT, FLOAT, BFLOAT, False))
     assert not gpu.takes(operands(3, torch.float64, torch.float64, torch.float64, False))
+    odd = operands(3, FLOAT, FLOAT, FLOAT, False)
+    assert not gpu.takes(odd._replace(exp_avg_sq=odd.exp_avg_sq.bfloat16()))

@@ -21,26 +21,6 @@ def parameter(*values: float) -> torch.nn.Parameter:
     return param
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"lr": -1.0}, "lr"),
-        ({"lr": float("nan")}, "lr"),
-        ({"eps": -1e-8}, "eps"),
-        ({"weight_decay": -0.1}, "weight_decay"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm"),
-        ({"betas": (0.9, 0.99)}, "three"),
-        ({"betas": (0.9, 1.0, 0.99)}, "beta2"),
-        ({"betas": (0.9, 0.9, -0.1)}, "beta3"),
-    ],
-)
-def test_invalid_options_are_named(options: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        Adan([parameter(1.0)], **options)
-    with pytest.raises(ValueError, match=named):
-        Adan([{"params": [parameter(1.0)], **options}])
-
-
 def test_official_state_names_and_a_step_per_parameter() -> None:
     often, seldom = parameter(1.0, 2.0), parameter(3.0)
     optimizer = Adan([often, seldom])

@@ -198,6 +198,17 @@ def test_copies_keep_every_option_and_go_on(how: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"lr": -1.0}, "lr.*-1.0"),
+        ({"lr": float("nan")}, "lr.*nan"),
+        ({"lr": None}, "lr.*None"),
+        ({"lr": 1j}, "lr.*1j"),
+        ({"eps": -1e-8}, "eps.*-1e-08"),
+        ({"weight_decay": -0.1}, "weight_decay.*-0.1"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm.*-1.0"),
+        ({"betas": (0.9, 0.99)}, "three"),
+        ({"betas": (0.9, 1.0, 0.99)}, "beta2.*1.0"),
+        ({"betas": (0.9, 0.9, -0.1)}, "beta3.*-0.1"),
+        ({"betas": (None, 0.9, 0.9)}, "beta1.*None"),
         ({"state_dtype": torch.float16}, "float16"),
         ({"state_dtype": "int8"}, "int8"),
         ({"foreach": True, "fused": True}, "exclude"),
