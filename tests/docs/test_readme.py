@@ -53,6 +53,9 @@ def test_a_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None
             assert glue.model and glue.seeds and engine.output_dir
     elif program.endswith("python") and rest[:2] == ["-m", "nlp_adan"]:
         assert word_value("--optim", rest) == "adan" and adan_options(word_value("--optim_args", rest))
+    elif rest[0].startswith("benchmarks/"):
+        source = (PROJECT / rest[0]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
     else:
         assert Path(program).name in ("deepspeed", "torchrun", "python")
         check_pretraining(rest[rest.index("run_pretrain.py") + 1 :])
