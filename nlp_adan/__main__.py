@@ -57,22 +57,31 @@ def prepare(script_words: Sequence[str]) -> None:
     if _value("--optim", script_words) == NAME:
         adan_options(_value("--optim_args", script_words))
     deepspeed = _value("--deepspeed", script_words)
-    if deepspeed is None:
+    if deepspeed is not None:
+        _check_ds_config(deepspeed)
+        if not any(int(os.environ.get(name, "1")) > 1 for name in OTHER_LAUNCHERS):
+            single_process_environment()
+    if "WORLD_SIZE" not in os.environ or torch.accelerator.is_available():
         return
-    if Path(deepspeed).name in [path.name for path in _known_ds_configs().values()] and not Path(deepspeed).exists():
-        raise UserError(
-            f"--deepspeed: there is no file {deepspeed!r} here; nlp_adan's own is {DS_CONFIGS / Path(deepspeed).name} "
-            f"(`python -m nlp_adan --ds-config {Path(deepspeed).stem}` prints it)"
+    several = int(os.environ["WORLD_SIZE"]) > 1
+    if several and os.environ.get("RANK", "0") == "0" and _value("--use_cpu", script_words) is None:
+        logging.getLogger(__name__).warning(
+            "%s ranks without a GPU and without --use_cpu: the Trainer lets each rank train by itself, and DeepSpeed "
+            "finds that the sizes of a batch do not add up",
+            os.environ["WORLD_SIZE"],
         )
-    if not any(int(os.environ.get(name, "1")) > 1 for name in OTHER_LAUNCHERS):
-        single_process_environment()
-    if "WORLD_SIZE" in os.environ and not torch.accelerator.is_available() and importlib.util.find_spec("deepspeed"):
-        if int(os.environ["WORLD_SIZE"]) > 1 and os.environ.get("RANK") == "0" and "--use_cpu" not in script_words:
-            logging.getLogger(__name__).warning(
-                "--deepspeed on several ranks without a GPU: add --use_cpu if the script has the Trainer's options, "
-                "or the sizes of a batch will not add up for DeepSpeed"
-            )
+    if deepspeed is not None and importlib.util.find_spec("deepspeed"):
         init_communication()
+
+
+def _check_ds_config(path: str) -> None:
+    """Raise UserError, saying where it is, for a file of ours that is not where the command line has it."""
+    name = Path(path).name
+    if name in [known.name for known in _known_ds_configs().values()] and not Path(path).exists():
+        raise UserError(
+            f"--deepspeed: there is no file {path!r} here; nlp_adan's own is {DS_CONFIGS / name} "
+            f"(`python -m nlp_adan --ds-config {Path(path).stem}` prints it)"
+        )
 
 
 def ds_config(name: str) -> Path:

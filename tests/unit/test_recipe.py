@@ -151,6 +151,8 @@ def test_every_ds_config_is_for_the_trainer_and_runs_adan() -> None:
         *_, engine = pretrain.parse_options(["--deepspeed", str(path), *OUTPUT])
         config = json.loads(path.read_text())
         assert engine.deepspeed == str(path) and "optimizer" not in config
+        # Without "fp16" transformers 4.57 takes the run for one in fp16 and casts floating-point inputs to it.
+        assert config["bf16"] == config["fp16"] == {"enabled": "auto"}
         if "offload_optimizer" in config["zero_optimization"]:
             assert config["zero_force_ds_cpu_optimizer"] is False  # or DeepSpeed's Adam takes the optimizer's place
         if config["zero_optimization"]["stage"] == 3:

@@ -79,9 +79,7 @@ def test_the_ranks_of_a_launcher_are_left_alone(launcher: str, script: Path, mon
     assert "RANK" not in os.environ
 
 
-def test_ranks_on_cpu_start_deepspeeds_communication_themselves(
-    script: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_ranks_on_cpu_start_deepspeeds_communication_themselves(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it ZeRO-3 takes the world for one rank when a script builds its model."""
     started = []
     monkeypatch.setattr(door, "init_communication", lambda: started.append(True))
@@ -92,12 +90,22 @@ def test_ranks_on_cpu_start_deepspeeds_communication_themselves(
     run(monkeypatch, script, "--optim", "adan")
     assert not started
     run(monkeypatch, script, "--deepspeed", "mine.json")
-    assert started and not caplog.messages
+    assert started
+
+
+def test_ranks_on_cpu_that_would_not_find_each_other_are_told(
+    script: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    run(monkeypatch, script, "--optim", "adan")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    run(monkeypatch, script, "--deepspeed", "mine.json", "--use_cpu")
+    run(monkeypatch, script, "--optim", "adan", "--use_cpu")
+    monkeypatch.setenv("RANK", "1")
+    run(monkeypatch, script, "--optim", "adan")
     assert not caplog.messages
-    run(monkeypatch, script, "--deepspeed", "mine.json")
-    assert "add --use_cpu" in caplog.text
+    monkeypatch.setenv("RANK", "0")
+    run(monkeypatch, script, "--optim", "adan")
+    assert "2 ranks without a GPU and without --use_cpu" in caplog.text
 
 
 def test_mistakes_are_told_before_the_script_starts(
