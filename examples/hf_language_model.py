@@ -15,5 +15,5 @@ model = GPT2LMHeadModel(
     GPT2Config(vocab_size=64, n_positions=16, n_embd=64, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
 )
 trainer = Trainer(model, args, train_dataset=[{"input_ids": block, "labels": block} for block in blocks])
-trainer.train()
+trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 trainer.save_model()
