@@ -238,7 +238,7 @@ class Adan(Optimizer):
                 continue
             states = [self._state_of(param, group) for param in params]
             all_steps = [state["step"] for state in states]
-            _count(all_steps, torch.ones(()))
+            _count(all_steps, 1.0)
             for batch in sort_into_batches(params, states, group):
                 device = batch.operands[0].param.device
                 c = coefficients(batch.update_number(), group)
@@ -302,13 +302,16 @@ def _steps_on_device(group: dict[str, Any], param: Tensor) -> bool:
     return group["capturable"] or (bool(group["fused"]) and param.device.type != "cpu")
 
 
-def _count(steps: list[Tensor], amount: Tensor) -> None:
-    """Add a scalar tensor to the counters. Of a number torch would make a new tensor for each counter on the CPU."""
+def _count(steps: list[Tensor], amount: float | Tensor) -> None:
+    """Add a number, or a scalar that is on the device, to the counters, without waiting for a device.
+
+    As one tensor on theirs: of a number torch would make a new tensor for each counter on the CPU.
+    """
     devices = {step.device for step in steps}
     for device in devices:
         here = steps if len(devices) == 1 else [step for step in steps if step.device == device]
-        amounts = [amount.to(device)] * len(here)
-        torch._foreach_add_(here, amounts)
+        value = amount.to(device) if isinstance(amount, Tensor) else torch.full((), amount, device=device)
+        torch._foreach_add_(here, [value] * len(here))
 
 
 def _keeps_low_bits(param: Tensor, group: dict[str, Any]) -> bool:

@@ -161,6 +161,19 @@ def test_checkpoints_of_other_adans_go_on(kind: str) -> None:
         assert torch.equal(param, twin)
 
 
+def test_official_state_dict_counts_the_steps_of_the_parameter_that_took_most() -> None:
+    params, optimizer = trained()
+    params[0].grad = None
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    seldom = optimizer.param_groups[2]["params"]
+    optimizer.param_groups[0]["params"] += seldom
+    del optimizer.param_groups[2]
+    seldom[0].grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state[params[0]]["step"] == 3 and optimizer.state[seldom[0]]["step"] == 1
+    assert [group["step"] for group in optimizer.official_state_dict()["param_groups"]] == [3, 4]
+
+
 def test_official_state_dict_after_a_restart_starts_anew() -> None:
     _, optimizer = trained(restart_interval=3)
     saved = optimizer.official_state_dict()
