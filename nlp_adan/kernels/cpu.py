@@ -117,7 +117,7 @@ def _library() -> ctypes.CDLL | None:
             reasons.append(_one_line(error))
     reason = f": {reasons[0]}" if reasons else ": no C++ compiler (c++, g++, clang++ or $CXX) on the path"
     warnings.warn(
-        f"nlp_adan.Adan runs on the CPU without its compiled step, which is 4 to 5 times faster{reason}. "
+        f"nlp_adan.Adan runs on the CPU without its compiled step, which is several times faster{reason}. "
         "Install a C++ compiler such as g++, or pass foreach=True to do without it in silence.",
         RuntimeWarning,
         stacklevel=2,
