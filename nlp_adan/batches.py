@@ -58,13 +58,10 @@ def sort_into_batches(params: list[Tensor], states: list[dict[str, Tensor]], gro
             batches[key] = Batch([], [], number, run)
         batches[key].operands.append(operands)
         batches[key].steps.append(step)
-    if any(batch.number is not None for batch in batches.values()) and _captures():
+    on_host = any(batch.number is not None and batch.operands[0].param.is_cuda for batch in batches.values())
+    if on_host and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("Adan: a step inside a CUDA graph would repeat one count of steps; pass capturable=True")
     return list(batches.values())
-
-
-def _captures() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _operands(param: Tensor, state: dict[str, Tensor]) -> Operands:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nlp_adan.kernels import FUSED_DEVICES, fused_available
+from nlp_adan.kernels.operands import STATE_DTYPES
 
-STATE_DTYPES = (torch.float32, torch.bfloat16)
 # How a run goes, not what it computes: a loaded checkpoint does not change these.
 RUN_OPTIONS = ("foreach", "fused", "capturable", "state_dtype", "keep_low_bits")
 

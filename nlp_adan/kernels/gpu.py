@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
-from nlp_adan.kernels import eager
-from nlp_adan.kernels.operands import TRIAL, Operands
+from nlp_adan.kernels import trial
+from nlp_adan.kernels.operands import STATE_DTYPES, Operands
 from nlp_adan.update import Coefficients
 
 CHUNK = 8192  # elements of one program
 BLOCK = 1024  # elements at a time: 8 a thread, two 16-byte reads of each float32 tensor
 WARPS = 4
 ROW_STRIDE = 16  # as in triton_kernels, which cannot be imported where triton is missing
-STATE_DTYPES = (torch.float32, torch.bfloat16)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -32,21 +30,17 @@ def available(device: torch.device) -> bool:
     """
     if importlib.util.find_spec("triton") is None:
         return False
-    with _disable_current_modes():
-        try:
-            values = torch.linspace(0.1, 1.0, 37, dtype=torch.float32, device=device)
-            twins = [Operands._make([*(values.roll(shift) for shift in range(6)), None]) for _ in range(2)]
-            step(twins[:1], TRIAL, None, None)
-        except Exception as error:
-            warnings.warn(
-                f"nlp_adan.Adan runs on {device} without its Triton step, because a trial of it failed: {error}. "
-                "Mend that, or pass foreach=True to do without it in silence.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return False
-        eager.step(twins[1:], TRIAL, None, None)
-        return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(twins[0][:6], twins[1][:6], strict=True))
+    try:
+        trial.check(lambda batch, c: step(batch, c, None, None), device)
+    except Exception as error:
+        warnings.warn(
+            f"nlp_adan.Adan runs on {device} without its Triton step, because a trial of it failed: {error}. "
+            "Mend that, or pass foreach=True to do without it in silence.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def takes(operands: Operands) -> bool:
@@ -63,20 +57,24 @@ def step(batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, fou
         return
     device = batch[0].param.device
     with _on(device):
-        _launch_many(batch, *_coefficients(c, device), _shared(batch, c, grad_factor, found_inf))
+        rows = _rows(c, device)
+        _launch_many(batch, rows, _arguments(batch, c, rows, grad_factor, found_inf))
 
 
 def capturable_step(
     batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, found_inf: Tensor | None
 ) -> None:
     """`step` in a launch for each parameter: nothing is copied to the device, so that a CUDA graph can capture it."""
+    from nlp_adan.kernels.triton_kernels import one_tensor
+
     device = batch[0].param.device
-    shared = _shared(batch, c, grad_factor, found_inf)
     with _on(device):
-        rows, numbers = _coefficients(c, device)
+        rows = _rows(c, device)
+        arguments = _arguments(batch, c, rows, grad_factor, found_inf)
         for index, operands in enumerate(batch):
             row = None if rows is None else rows[index if len(rows) > 1 else 0]
-            _launch_one(operands, row, numbers, shared)
+            numel = operands.param.numel()
+            one_tensor[(-(-numel // CHUNK),)](*operands, numel=numel, row=row, **arguments)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -84,23 +82,25 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _coefficients(c: Coefficients, device: torch.device) -> tuple[Tensor | None, list[float]]:
-    """Coefficients as rows on the device where they differ between parameters, else as numbers."""
+def _rows(c: Coefficients, device: torch.device) -> Tensor | None:
+    """The coefficients as rows on the device where they differ between parameters; None where they are numbers."""
     if not any(isinstance(value, Tensor) for value in c.values()):
-        return None, [float(value) for value in c.values()]
+        return None
     rows = c.packed(torch.float32, device)
     padded = torch.zeros(len(rows), ROW_STRIDE, dtype=rows.dtype, device=device)
     padded[:, : rows.shape[1]] = rows
-    return padded, [0.0] * rows.shape[1]
+    return padded
 
 
-def _shared(
-    batch: list[Operands], c: Coefficients, grad_factor: Tensor | None, found_inf: Tensor | None
+def _arguments(
+    batch: list[Operands], c: Coefficients, rows: Tensor | None, grad_factor: Tensor | None, found_inf: Tensor | None
 ) -> dict[str, Any]:
+    """What both kernels take, by name; the coefficients have the names of their fields, and are 0 beside rows."""
     return {
+        **{name: float(value) if rows is None else 0.0 for name, value in vars(c).items()},
         "grad_factor": grad_factor,
         "found_inf": found_inf,
-        "FROM_ROW": any(isinstance(value, Tensor) for value in c.values()),
+        "FROM_ROW": rows is not None,
         "HAS_FACTOR": grad_factor is not None,
         "HAS_FOUND_INF": found_inf is not None,
         "HAS_LOW_BITS": batch[0].low_bits is not None,
@@ -110,16 +110,7 @@ def _shared(
     }
 
 
-def _launch_one(operands: Operands, row: Tensor | None, numbers: list[Any], shared: dict[str, Any]) -> None:
-    from nlp_adan.kernels.triton_kernels import one_tensor
-
-    numel = operands.param.numel()
-    factor, found_inf = shared["grad_factor"], shared["found_inf"]
-    options = {name: value for name, value in shared.items() if name not in ("grad_factor", "found_inf")}
-    one_tensor[(-(-numel // CHUNK),)](*operands, numel, row, factor, found_inf, *numbers, **options)
-
-
-def _launch_many(batch: list[Operands], rows: Tensor | None, numbers: list[Any], shared: dict[str, Any]) -> None:
+def _launch_many(batch: list[Operands], rows: Tensor | None, arguments: dict[str, Any]) -> None:
     import triton.language as tl
 
     from nlp_adan.kernels.triton_kernels import many_tensors
@@ -134,12 +125,10 @@ def _launch_many(batch: list[Operands], rows: Tensor | None, numbers: list[Any],
     chunk_tensor, chunk_start = _chunks(numels, device, stream)
     if rows is not None and len(rows) == 1:
         rows = rows.expand(len(batch), -1).contiguous()
-    factor, found_inf = shared["grad_factor"], shared["found_inf"]
-    options = {name: value for name, value in shared.items() if name not in ("grad_factor", "found_inf")}
     many_tensors[(len(chunk_tensor),)](
-        table, chunk_tensor, chunk_start, rows, factor, found_inf, *numbers,
+        table, chunk_tensor, chunk_start, rows, **arguments,
         PARAM=types[first.param.dtype], GRAD=types[first.grad.dtype], STATE=types[first.exp_avg.dtype],
-        ALIGNMENT=16 if aligned else 2, **options,
+        ALIGNMENT=16 if aligned else 2,
     )  # fmt: skip
 
 

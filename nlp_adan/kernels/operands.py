@@ -7,17 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nlp_adan.update import coefficients
-
 _PLAIN = (Tensor, torch.nn.Parameter)
-# Some update by which a compiled back end is tried out before its first use.
-TRIAL = coefficients(
-    2,
-    {
-        "lr": 0.1, "betas": (0.9, 0.8, 0.7), "eps": 1e-8, "weight_decay": 0.1, "no_prox": False, "maximize": False,
-        "restart_interval": 0,
-    },
-)  # fmt: skip
+STATE_DTYPES = (torch.float32, torch.bfloat16)  # of the states that may be narrow, where the rule runs in float32
 
 
 class Operands(NamedTuple):

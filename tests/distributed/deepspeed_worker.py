@@ -10,13 +10,9 @@ import torch.distributed as dist
 
 from nlp_adan import Adan
 from nlp_adan.state_formats import STATE_NAMES
+from tests.distributed.sharding_worker import network
 
 OPTIONS: dict[str, Any] = {"lr": 1e-2, "betas": [0.9, 0.9, 0.99], "weight_decay": 0.1}
-
-
-def network() -> torch.nn.Sequential:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(7, 15), torch.nn.Tanh(), torch.nn.Linear(15, 3))
 
 
 def groups(model: torch.nn.Module) -> list[dict[str, Any]]:
