@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .shards import TokenBlocks
+
 IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's ignore_index; the Trainer counts the labels that differ
 
 
@@ -16,10 +18,10 @@ class MaskedBlocks(torch.utils.data.Dataset[dict[str, Any]]):
     """Token blocks as samples: the block, its index and the epoch, which together fix its mask.
 
     Args:
-        blocks: (num_blocks, block_size) uint16 or uint32, special tokens at both ends included.
+        blocks: rows of block_size token ids, uint16 or uint32, special tokens at both ends included.
     """
 
-    def __init__(self, blocks: np.ndarray) -> None:
+    def __init__(self, blocks: np.ndarray | TokenBlocks) -> None:
         self.blocks = blocks
         self.epoch = 0
 

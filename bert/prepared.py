@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nlp_adan.errors import UserError
 
-from .packing import TokenArray
+from .shards import TokenBlocks, map_blocks
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class PreparedData:
         return int(self.manifest["vocab_size"])
 
     @cached_property
-    def train(self) -> TokenArray:
-        """(num_blocks, block_size) uint16 or uint32, memory-mapped and read-only."""
+    def train(self) -> TokenBlocks:
+        """The blocks to train on."""
         return self._blocks("train")
 
     @cached_property
-    def valid(self) -> TokenArray:
-        """(num_blocks, block_size) uint16 or uint32, memory-mapped and read-only."""
+    def valid(self) -> TokenBlocks:
+        """The blocks held out for validation."""
         return self._blocks("valid")
 
     @cached_property
@@ -52,9 +52,9 @@ class PreparedData:
         counts: npt.NDArray[np.int64] = np.load(self.folder / "train_counts.npy")
         return counts
 
-    def _blocks(self, part: str) -> TokenArray:
-        shape = (int(self.manifest[part]["num_blocks"]), self.block_size)
-        return np.memmap(self.folder / f"{part}.bin", dtype=self.manifest["dtype"], mode="r", shape=shape)
+    def _blocks(self, part: str) -> TokenBlocks:
+        num_blocks = int(self.manifest[part]["num_blocks"])
+        return map_blocks(self.folder / f"{part}.bin", self.manifest["dtype"], num_blocks, self.block_size)
 
 
 def open_prepared(folder: Path) -> PreparedData:

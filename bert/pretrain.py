@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
+from bert.data_options import CorpusOptions
 from bert.masking import IGNORED_LABEL, MaskedBlocks, MaskingCollator
 from bert.model import STATISTICS, build_model
 from bert.model_options import ModelOptions, model_config, num_positions
@@ -37,25 +38,10 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclasses.dataclass
-class DataOptions:
+class DataOptions(CorpusOptions):
     """The text, its tokenizer and its masking."""
 
     recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
-    data: str | None = dataclasses.field(
-        default=None,
-        metadata={"help": "A text file, a folder of .txt/.jsonl/.parquet, or a hub data set; default: built in."},
-    )
-    encoding: str = dataclasses.field(default="utf-8", metadata={"help": "Encoding of the text files."})
-    text_column: str = dataclasses.field(default="text", metadata={"help": "Column of .jsonl and .parquet files."})
-    tokenizer: str | None = dataclasses.field(
-        default=None, metadata={"help": "A tokenizer's folder or hub name; default: trained on the data."}
-    )
-    tokenizer_kind: str = dataclasses.field(
-        default="bpe", metadata={"help": "The kind to train.", "choices": ["bpe", "wordpiece"]}
-    )
-    vocab_size: int = dataclasses.field(default=4096, metadata={"help": "Entries of the tokenizer to train."})
-    block_size: int = dataclasses.field(default=128, metadata={"help": "Tokens in a sequence, special ones included."})
-    valid_fraction: float = dataclasses.field(default=0.05, metadata={"help": "Share of the documents held out."})
     max_valid_blocks: int = dataclasses.field(default=2048, metadata={"help": "At most so many blocks are validated."})
     mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
 
@@ -169,7 +155,7 @@ def make_trainer(
         data_collator=collator,
         processing_class=tokenizer,
         train_dataset=MaskedBlocks(prepared.train),
-        eval_dataset=MaskedBlocks(prepared.valid[: data.max_valid_blocks]),
+        eval_dataset=MaskedBlocks(prepared.valid.head(data.max_valid_blocks)),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[RunLog(run, engine.num_sequences_per_step * data.block_size)],
     )
@@ -205,7 +191,7 @@ def print_plan(trainer: Engine, prepared: PreparedData) -> None:
     num_parameters = sum(param.numel() for param in trainer.model.parameters())
     print(
         f"{trainer.model.config.model_type}: {num_parameters / 1e6:.1f} M parameters, "
-        f"{len(prepared.train):,} training blocks of {prepared.train.shape[1]} tokens; {num_steps:,} steps of "
+        f"{len(prepared.train):,} training blocks of {prepared.train.block_size} tokens; {num_steps:,} steps of "
         f"{args.num_sequences_per_step} blocks on {args.world_size} rank(s), optimizer {args.optim.value}",
         flush=True,
     )

@@ -115,8 +115,12 @@ def test_prepared_files_hold_the_corpus(corpus_file: Path, tokenizer: PreTrained
     corpus = open_corpus(str(corpus_file))
     data = prepare.prepare(corpus, tokenizer, 32, 0.2, tmp_path / "data", seed=3)
     manifest = data.manifest
-    assert data.train.dtype == np.uint16 and data.train.shape[1] == data.valid.shape[1] == data.block_size == 32
-    for part, blocks, is_valid in (("train", data.train, False), ("valid", data.valid, True)):
+    assert data.train.dtype == np.uint16 and data.train.block_size == data.valid.block_size == data.block_size == 32
+    every = {
+        part: blocks.read(np.arange(len(blocks))) for part, blocks in (("train", data.train), ("valid", data.valid))
+    }
+    for part, is_valid in (("train", False), ("valid", True)):
+        blocks = every[part]
         documents = [text for text in corpus.documents() if is_valid_document(text, 0.2, 3) is is_valid]
         ids: list[int] = []
         for text in documents:
@@ -126,12 +130,17 @@ def test_prepared_files_hold_the_corpus(corpus_file: Path, tokenizer: PreTrained
         entry = manifest[part]
         assert entry["num_documents"] == len(documents) and entry["num_blocks"] == len(ids) // 30 == len(blocks)
         assert entry["num_chars"] == sum(map(len, documents))
-    expected = np.bincount(data.train.reshape(-1), minlength=300)
+    expected = np.bincount(every["train"].reshape(-1), minlength=300)
     expected[tokenizer.all_special_ids] = 0
     assert data.unigram_counts.dtype == np.int64 and data.vocab_size == 300
     assert data.unigram_counts.tolist() == expected.tolist()
     assert manifest["inputs"]["corpus"]["sources"][0]["path"] == "corpus.txt"
-    assert not data.train.flags.writeable
+    order = np.array([3, 0, 3, len(data.train) - 1])
+    assert (data.train.read(order) == every["train"][order]).all()
+    assert len(data.valid.head(2)) == 2 and (data.valid.head(2).read([1]) == every["valid"][1:2]).all()
+    for index in (-1, len(data.train)):
+        with pytest.raises(IndexError):
+            data.train.read([index])
     assert sorted(path.name for path in data.folder.iterdir()) == [
         "manifest.json",
         "train.bin",
@@ -242,9 +251,9 @@ def test_whole_chain_and_its_caches(corpus_file: Path, tmp_path: Path, monkeypat
         )
 
     data, tokenizer = run()
-    assert len(tokenizer) == data.vocab_size == 300 and data.train.max() < 300
+    assert len(tokenizer) == data.vocab_size == 300 and data.train.read(range(len(data.train))).max() < 300
     wordpiece_data, wordpiece = run(tokenizer_kind="wordpiece", vocab_size=200)
-    assert wordpiece.mask_token == "[MASK]" and (wordpiece_data.train[:, 0] == wordpiece.cls_token_id).all()
+    assert wordpiece.mask_token == "[MASK]" and wordpiece_data.train.read([0])[0, 0] == wordpiece.cls_token_id
     monkeypatch.setattr(prepare, "train_tokenizer", None)
     assert run()[0].folder == data.folder
     assert run(seed=1)[0].folder != data.folder
