@@ -2,92 +2,104 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 
-from bert.data_options import CorpusOptions
-from bert.masking import IGNORED_LABEL, MaskedBlocks, MaskingCollator
-from bert.model import STATISTICS, build_model
-from bert.model_options import ModelOptions, model_config, num_positions
+from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
+from bert.masking import MaskingCollator
+from bert.metrics import masked_lm_metrics
+from bert.model import build_model
+from bert.model_options import model_config, num_positions
+from bert.options import DataOptions, Options, parse_options
 from bert.prepare import PreparedData, prepare_pretraining_data
+from bert.samples import TrainingBlocks, ValidationBlocks
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_json
+from nlp_adan.training.agreement import wait_for_all_ranks
+from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
-from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
-from nlp_adan.training.recipe import (
-    CommandParser,
-    check_range,
-    find_recipe,
-    parse_with_recipe,
-    read_recipe,
-    recipe_names,
-    resolved,
-    word_value,
-)
+from nlp_adan.training.control import RESUME_EXIT_CODE, RunControl
+from nlp_adan.training.engine import quiet_libraries
+from nlp_adan.training.hardware import peak_flops
+from nlp_adan.training.meter import Meter
+from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.run_folder import RunFolder, checkpoint_step
 
 DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
-RECIPES = Path(__file__).parent / "recipes"
-
-
-@dataclasses.dataclass
-class DataOptions(CorpusOptions):
-    """The text, its tokenizer and its masking."""
-
-    recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
-    max_valid_blocks: int = dataclasses.field(default=2048, metadata={"help": "At most so many blocks are validated."})
-    mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
-
-
-def command_parser() -> CommandParser:
-    """The parser of `run_pretrain.py bert`."""
-    return CommandParser(
-        (DataOptions, ModelOptions, EngineOptions),
-        prog="run_pretrain.py bert",
-        description=f"Pretrain a BERT from scratch. Recipes: {', '.join(recipe_names(RECIPES))}.",
-    )
 
 
 def main(words: Sequence[str]) -> None:
-    """`run_pretrain.py bert WORDS`: train, save, evaluate; returns when the run is finished."""
+    """`run_pretrain.py bert WORDS`: train, save, evaluate; returns when the run is finished.
+
+    Exits with `RESUME_EXIT_CODE` where a signal ended it early, after a checkpoint.
+    """
     quiet_libraries()
-    data, model, engine = parse_options(words)
+    options = parse_options(words)
+    engine = options.engine
     run = RunFolder(engine.output_dir)
-    options = resolved(data, model, engine)
-    checkpoint = run.checkpoint_to_resume(options, engine.resume)
+    recorded = options.resolved()  # before the engine fills in what follows from them
+    checkpoint = run.checkpoint_to_resume(recorded, engine.resume)
     if run.finished:
         if engine.process_index == 0:
             print(f"{run.path} holds this run, finished: nothing to do")
         return
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
-        prepared, tokenizer = prepare(data)
+        prepared, tokenizer = prepare(options.data)
     check_same_data(run, prepared, resumes=checkpoint is not None)
-    config = model_config(model, tokenizer, data.block_size)
+    config = model_config(options.model, tokenizer, prepared.block_size)
     tokenizer.model_max_length = num_positions(config)
-    trainer = make_trainer(data, engine, prepared, tokenizer, config, run)
+    trainer = make_trainer(options, prepared, tokenizer, config, run)
     if engine.process_index == 0:
-        run.claim(options, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
+        run.claim(recorded, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
         write_json(run.path / DATA_RECORD, {"key": prepared.manifest["key"], "folder": str(prepared.folder)})
-        print_plan(trainer, prepared)
+        print_beginning(trainer, prepared, options)
     trainer.train(resume_from_checkpoint=checkpoint)
+    stop_if_asked(trainer, run)
+    finish(trainer, run)
+
+
+def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
+    """Leave with `RESUME_EXIT_CODE` where a signal ended the training."""
+    stopped_by = trainer.run_control.stopped_by
+    if stopped_by is None:
+        return
+    wait_for_all_ranks()  # a launcher kills the other ranks, which may be writing, as soon as one of them ends
+    if trainer.is_world_process_zero():
+        print(
+            f"stopped by {stopped_by.name} after step {trainer.state.global_step:,}, which is saved; "
+            f"go on with the same command and `--resume auto` (exit code {RESUME_EXIT_CODE})\nrun: {run.path}",
+            flush=True,
+        )
+    sys.exit(RESUME_EXIT_CODE)
+
+
+def finish(trainer: PretrainingEngine, run: RunFolder) -> None:
+    """Save the model, evaluate it, and mark the run as finished."""
     trainer.save_model()
     metrics = trainer.evaluate()
     if not math.isfinite(metrics["eval_mlm_loss"]):
         raise UserError(
-            f"the run diverged: its validation loss is {metrics['eval_mlm_loss']}; "
-            f"start again with a lower --learning_rate (now {engine.learning_rate:g}) in another --output_dir"
+            f"the run diverged: its validation loss is {metrics['eval_mlm_loss']}; start again with a lower "
+            f"--learning_rate (now {trainer.args.learning_rate:g}) in another --output_dir"
         )
-    if trainer.is_world_process_zero():
-        run.finish({**metrics, "step": trainer.state.global_step})
-        print_result(metrics, run.path)
+    if not trainer.is_world_process_zero():
+        return
+    steps = trainer.state.global_step
+    metrics["step"] = steps
+    metrics["trained_seconds"] = round(trainer.run_control.clock.seconds, 3)
+    metrics["trained_tokens"] = steps * trainer.meter.tokens_per_step
+    if trainer.meter.flops_per_step is not None:
+        metrics["trained_flops"] = steps * trainer.meter.flops_per_step
+    run.finish(metrics)
+    print_result(metrics, run.path)
 
 
 def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> None:
@@ -100,17 +112,6 @@ def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> No
             f"--resume: the data or the tokenizer changed since {str(run.path)!r} began; "
             f"bring them back, or start again in another --output_dir"
         )
-
-
-def parse_options(words: Sequence[str]) -> tuple[DataOptions, ModelOptions, EngineOptions]:
-    """The option objects of a command line, the recipe's values under the user's."""
-    parser = command_parser()
-    path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
-    data, model, engine = parse_with_recipe(parser, read_recipe(path), path, words)
-    check_range("mask_probability", data.mask_probability, 0.01, 0.99)
-    check_range("max_valid_blocks", data.max_valid_blocks, 1)
-    check_range("vocab_size", data.vocab_size, 1)
-    return data, model, engine
 
 
 def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
@@ -134,65 +135,61 @@ def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
 
 
 def make_trainer(
-    data: DataOptions,
-    engine: EngineOptions,
+    options: Options,
     prepared: PreparedData,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     run: RunFolder,
-) -> Engine:
+) -> PretrainingEngine:
     """The engine, set up for masked language modelling on prepared blocks."""
+    data, engine = options.data, options.engine
+    samples_per_step = engine.num_sequences_per_step
     collator = MaskingCollator(
         mask_token_id=tokenizer.mask_token_id,
         special_token_ids=tokenizer.all_special_ids,
         vocab_size=len(tokenizer),
         mask_probability=data.mask_probability,
-        seed=engine.seed if engine.data_seed is None else engine.data_seed,
+        seed=options.data_seed,
     )
-    return Engine(
-        model_init=lambda: build_model(config),
+    set_seed(engine.seed)
+    model = build_model(config)
+    return PretrainingEngine(
+        model=model,
         args=engine,
         data_collator=collator,
         processing_class=tokenizer,
-        train_dataset=MaskedBlocks(prepared.train),
-        eval_dataset=MaskedBlocks(prepared.valid.head(data.max_valid_blocks)),
+        train_dataset=TrainingBlocks(prepared.train, options.data_seed),
+        eval_dataset=ValidationBlocks(prepared.valid.head(data.max_valid_blocks)),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
-        callbacks=[RunLog(run, engine.num_sequences_per_step * data.block_size)],
+        callbacks=[RunLog(run)],
+        meter=make_meter(options, config, prepared.block_size),
+        control=RunControl(RunClock(), options.budget.max_hours, samples_per_step),
     )
 
 
-def masked_lm_metrics(prediction: EvalPrediction, unigram_counts: np.ndarray) -> dict[str, float]:
-    """Figures over all masked tokens of the validation blocks; losses in nats a token.
-
-    Args:
-        prediction: `predictions` (num_blocks, 4), `bert.model.STATISTICS`; `label_ids` (num_blocks, block_size).
-        unigram_counts: (vocab,) int64, how often each token stands in the training blocks.
-    """
-    totals = dict(zip(STATISTICS, prediction.predictions.astype(np.float64).sum(axis=0), strict=True))
-    targets = prediction.label_ids[prediction.label_ids != IGNORED_LABEL]
-    unigram = (unigram_counts + 1) / (unigram_counts.sum() + len(unigram_counts))  # add one: none is impossible
-    commonest = np.argsort(-unigram_counts, kind="stable")[:5]
-    return {
-        "mlm_loss": totals["loss_sum"] / totals["num_masked"],
-        "unigram_cross_entropy": float(-np.log(unigram[targets]).mean()),
-        "top1_accuracy": totals["num_top1_correct"] / totals["num_masked"],
-        "top5_accuracy": totals["num_top5_correct"] / totals["num_masked"],
-        "five_commonest_accuracy": float(np.isin(targets, commonest).mean()),
-        "masked_tokens": int(totals["num_masked"]),
-    }
+def make_meter(options: Options, config: PretrainedConfig, block_size: int) -> Meter:
+    """The meter of a run: what a step computes, and what its devices could."""
+    engine = options.engine
+    sequences = engine.num_sequences_per_step
+    forward = forward_flops_per_sequence(config, block_size, options.data.mask_probability)
+    peak = peak_flops(torch.cuda.get_device_name(engine.device)) if engine.device.type == "cuda" else None
+    return Meter(
+        tokens_per_step=sequences * block_size,
+        flops_per_step=TRAINING_PER_FORWARD * forward * sequences,
+        peak_flops=None if peak is None else peak * engine.world_size,
+    )
 
 
-def print_plan(trainer: Engine, prepared: PreparedData) -> None:
+def print_beginning(trainer: PretrainingEngine, prepared: PreparedData, options: Options) -> None:
     """One line about the run that begins."""
     args: Any = trainer.args
-    num_steps = args.max_steps
-    if num_steps < 0:
-        num_steps = math.ceil(len(prepared.train) / args.num_sequences_per_step * args.num_train_epochs)
     num_parameters = sum(param.numel() for param in trainer.model.parameters())
+    hours = options.budget.max_hours
+    length = f"{args.max_steps:,} steps" if hours is None else f"{hours:g} hours"
     print(
         f"{trainer.model.config.model_type}: {num_parameters / 1e6:.1f} M parameters, "
-        f"{len(prepared.train):,} training blocks of {prepared.train.block_size} tokens; {num_steps:,} steps of "
-        f"{args.num_sequences_per_step} blocks on {args.world_size} rank(s), optimizer {args.optim.value}",
+        f"{len(prepared.train):,} training blocks of {prepared.block_size} tokens; {length} of "
+        f"{args.num_sequences_per_step} blocks a step on {args.world_size} rank(s), optimizer {args.optim.value}",
         flush=True,
     )
 

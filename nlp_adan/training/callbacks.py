@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -13,23 +13,15 @@ from nlp_adan.training.run_folder import RunFolder
 
 
 class RunLog(TrainerCallback):
-    """Writes log.jsonl and eval.jsonl. Units: learning_rate per step, seconds of this process since training began."""
+    """Writes log.jsonl (a line a logging step: the Trainer's figures and the meter's) and eval.jsonl."""
 
-    def __init__(self, folder: RunFolder, tokens_per_step: int) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.tokens_per_step = tokens_per_step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.began = self.last_time = self.last_step_end = time.monotonic()
-        self.last_step = state.global_step
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.last_step_end = time.monotonic()
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.last_time += time.monotonic() - self.last_step_end  # an evaluation's time is not training time
+        self.began = time.monotonic()
 
     def on_log(
         self,
@@ -43,49 +35,51 @@ class RunLog(TrainerCallback):
             return
         plain = finite({name: value.item() if hasattr(value, "item") else value for name, value in logs.items()})
         if "loss" in logs:
-            now, steps = time.monotonic(), state.global_step - self.last_step
-            line = {"step": state.global_step, "epoch": plain.get("epoch"), "loss": plain["loss"]}
-            line["grad_norm"] = plain.get("grad_norm")
-            line["learning_rate"] = plain.get("learning_rate")
-            line["tokens_per_second"] = round(steps * self.tokens_per_step / max(now - self.last_time, 1e-9), 1)
-            line["seconds"] = round(now - self.began, 3)
+            line = {"step": state.global_step, **plain, "seconds": round(time.monotonic() - self.began, 3)}
             self.folder.append("log.jsonl", line)
-            self.last_time, self.last_step = now, state.global_step
         elif any(name.startswith("eval_") for name in logs):
             self.folder.append("eval.jsonl", {"step": state.global_step, **plain})
 
 
-class EpochOfDataset(TrainerCallback):
-    """Tells the training data which epoch begins.
+class Progress(Protocol):
+    """How far a run is whose end is a time."""
 
-    accelerate's loader does so only while it does not wrap the batch sampler: not on several ranks, nor in an epoch
-    that a run is resumed in.
-    """
+    @property
+    def progress(self) -> float:
+        """The share that is done."""
+        ...
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.dataset.set_epoch(int((state.epoch or 0.0) + 1e-9))  # the sum of its fractions may fall short of a whole
+    budget_seconds: float | None
 
 
 class Bar(TrainerCallback):
-    """One bar over the training steps, with loss and learning rate, in place of the Trainer's bar and its prints."""
+    """One bar over the training, with its figures, in place of the Trainer's bar and its prints."""
 
     def __init__(self, description: str) -> None:
         self.description = description
         self.bar: Any = None
         self.evaluation_bar: Any = None
+        self._budget: Progress | None = None
+
+    def count_seconds(self, budget: Progress) -> None:
+        """Count the seconds of a budget instead of steps."""
+        self._budget = budget
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not args.disable_tqdm:
-            self.bar = progress(
-                description=self.description, unit="step", total=state.max_steps, initial=state.global_step
-            )
+        if args.disable_tqdm:
+            return
+        if self._budget is None or self._budget.budget_seconds is None:
+            unit, total = "step", state.max_steps
+        else:
+            unit, total = "s", round(self._budget.budget_seconds)
+        self.bar = progress(description=self.description, unit=unit, total=total, initial=self._done(state))
+
+    def _done(self, state: TrainerState) -> int:
+        if self._budget is None or self._budget.budget_seconds is None:
+            return state.global_step
+        return round(self._budget.budget_seconds * min(1.0, self._budget.progress))
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,7 +96,7 @@ class Bar(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(self._done(state) - self.bar.n)
 
     def on_log(
         self,
@@ -113,10 +107,7 @@ class Bar(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if self.bar is not None and logs and "loss" in logs:
-            shown = {"loss": f"{float(logs['loss']):.3f}"}
-            if "learning_rate" in logs:
-                shown["lr"] = f"{float(logs['learning_rate']):.1e}"
-            self.bar.set_postfix(shown, refresh=False)
+            self.bar.set_postfix(_shown(logs, None if self._budget is None else state.global_step), refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -124,3 +115,20 @@ class Bar(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _shown(logs: dict[str, Any], step: int | None) -> dict[str, str]:
+    """The figures of a log line, short enough for a bar."""
+    shown = {} if step is None else {"step": f"{step:,}"}
+    shown["loss"] = f"{float(logs['loss']):.3f}"
+    if "learning_rate" in logs:
+        shown["lr"] = f"{float(logs['learning_rate']):.1e}"
+    if "tokens_per_second" in logs:
+        shown["tokens/s"] = f"{logs['tokens_per_second']:,.0f}"
+    if "mfu" in logs:
+        shown["MFU"] = f"{logs['mfu']:.1%}"
+    elif "flops_per_second" in logs:
+        shown["GFLOP/s"] = f"{logs['flops_per_second'] / 1e9:,.1f}"
+    if "data_wait" in logs:
+        shown["data wait"] = f"{logs['data_wait']:.1%}"
+    return shown

@@ -25,7 +25,7 @@ from nlp_adan.errors import UserError, nearest
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.param_groups import decay_parameter_names
-from nlp_adan.training.callbacks import Bar, EpochOfDataset
+from nlp_adan.training.callbacks import Bar
 from nlp_adan.training.environment import share_cpu_cores
 from nlp_adan.training.recipe import check_range
 
@@ -159,9 +159,8 @@ class Engine(Trainer):
         super().__init__(*args, **kwargs)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
-        self.add_callback(Bar(bar_description))
-        if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(EpochOfDataset(self.train_dataset))
+        self.bar = Bar(bar_description)
+        self.add_callback(self.bar)
         if self.compute_loss_func is not None:
             self.model_accepts_loss_kwargs = False  # one of the two divides, not both
         elif not getattr(self.model, "accepts_loss_kwargs", False):

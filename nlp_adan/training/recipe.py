@@ -22,8 +22,13 @@ from transformers import HfArgumentParser
 
 from nlp_adan.errors import UserError, nearest
 
-# An option on the command line that puts a recipe's other option out of force.
-SUPERSEDES = {"--gradient_accumulation_steps": "--global_batch_size", "--num_train_epochs": "--max_steps"}
+# An option on the command line that puts a recipe's other options out of force.
+SUPERSEDES = {
+    "--gradient_accumulation_steps": ("--global_batch_size",),
+    "--num_train_epochs": ("--max_steps", "--max_hours"),
+    "--max_steps": ("--max_hours",),
+    "--max_hours": ("--max_steps",),
+}
 
 
 class CommandParser(HfArgumentParser):
@@ -143,7 +148,8 @@ def parse_with_recipe(
 
     Raises UserError for a mistake of the user's, and for a key of the recipe's that is no option.
     """
-    superseded = {theirs for ours, theirs in SUPERSEDES.items() if word_value(ours, words) is not None}
+    given = [theirs for ours, theirs in SUPERSEDES.items() if word_value(ours, words) is not None]
+    superseded = {option for theirs in given for option in theirs}
     if word_value("--optim", words) not in (None, recipe.get("optim")):
         superseded.add("--optim_args")  # another optimizer's
     known = {option for action in parser._actions for option in action.option_strings}

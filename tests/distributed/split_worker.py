@@ -14,12 +14,20 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
-from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, set_seed
+from transformers import (
+    BertConfig, BertForSequenceClassification, RobertaConfig, TrainerCallback, set_seed,
+)  # fmt: skip
 
-from bert.masking import MaskedBlocks, MaskingCollator
+from bert.masking import MaskingCollator
 from bert.model import build_model
+from bert.samples import TrainingBlocks
+from bert.shards import TokenBlocks
 from glue_eval.finetune import example_loss
+from nlp_adan.training.budget import RunClock
+from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
+from nlp_adan.training.meter import Meter
+from nlp_adan.training.pretraining import PretrainingEngine
 
 NUM_STEPS = 20  # two and a half epochs of 64 samples in global batches of 8
 VOCAB_SIZE, SEQ_LENGTH = 60, 16
@@ -34,9 +42,14 @@ def masked_lm(options: EngineOptions) -> Engine:
     collator = MaskingCollator(
         mask_token_id=4, special_token_ids=range(5), vocab_size=VOCAB_SIZE, mask_probability=0.2, seed=3
     )
-    return Engine(
-        model=build_model(config), args=options, train_dataset=MaskedBlocks(blocks), data_collator=collator
-    )  # fmt: skip
+    return PretrainingEngine(
+        model=build_model(config),
+        args=options,
+        train_dataset=TrainingBlocks(TokenBlocks(blocks), seed=5),
+        data_collator=collator,
+        meter=Meter(tokens_per_step=8 * SEQ_LENGTH, flops_per_step=None, peak_flops=None),
+        control=RunControl(RunClock(), None, options.num_sequences_per_step),
+    )
 
 
 def classifier(options: EngineOptions) -> Engine:
@@ -50,6 +63,16 @@ def classifier(options: EngineOptions) -> Engine:
     return Engine(
         model=BertForSequenceClassification(config), args=options, train_dataset=data, compute_loss_func=example_loss
     )
+
+
+class Lines(TrainerCallback):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def on_log(self, *args: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self.lines.append(dict(logs))
 
 
 def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -> dict[str, Any]:
@@ -70,15 +93,18 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
     )
     set_seed(7)
     trainer = (masked_lm if family == "mlm" else classifier)(options)
+    log = Lines()
+    trainer.add_callback(log)
     trainer.train()
     parameters = {}
     for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=config.startswith("zero3")):
             parameters[name] = parameter.detach().clone()
-    lines = [line for line in trainer.state.log_history if "loss" in line]
+    lines = [line for line in log.lines if "loss" in line]
     return {
         "loss": [line["loss"] for line in lines],
         "grad_norm": [float(line["grad_norm"]) for line in lines],
+        "batch_hash": [line.get("batch_hash") for line in lines],
         "parameters": parameters,
         "optimizer": type(getattr(trainer.optimizer.optimizer, "optimizer", trainer.optimizer.optimizer)).__name__,
         "is_sharded": hasattr(trainer.optimizer.optimizer, "optimizer"),

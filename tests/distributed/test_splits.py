@@ -54,6 +54,8 @@ def test_equals_one_process_with_the_whole_batch(results: dict[str, dict[str, An
     whole, split = results[f"{family}:plain:8:1"], results[case]
     assert split["optimizer"] == "Adan" and split["is_sharded"] == (config != "plain")
     assert len(whole["loss"]) == 20
+    assert split["batch_hash"] == whole["batch_hash"]  # of tokens and masks
+    assert family == "cls" or len(set(whole["batch_hash"])) == 20
     assert split["loss"] == pytest.approx(whole["loss"], abs=4e-6)
     assert split["grad_norm"] == pytest.approx(whole["grad_norm"], abs=2e-6)
     for name, expected in whole["parameters"].items():

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from bert import pretrain
+from bert.options import RECIPES, parse_options
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.model_options import model_config
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import recipe_names
 
-NAMES = recipe_names(pretrain.RECIPES)
+NAMES = recipe_names(RECIPES)
 # The lines of arithmetic, whatever their numbers: a quoted number is compared with what the others give.
 STEPS = r"([\d,]+) steps x ([\d,]+) sequences x ([\d,]+) tokens = (\S+) tokens"
 TOTAL = r"(\S+) FLOPs a sequence x ([\d,]+) sequences = (\S+) FLOPs"
@@ -50,7 +51,7 @@ class SpecialTokens:
 
 def recipe_text(name: str) -> str:
     """A recipe with its comment lines joined: a line of arithmetic may be broken."""
-    text = (pretrain.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     return re.sub(r"\s*\n#\s+", " ", text)
 
 
@@ -68,7 +69,7 @@ def assert_rounds(quoted: str, value: float) -> None:
 
 
 def training_flops_per_sequence(name: str) -> float:
-    data, model, _ = pretrain.parse_options(["--recipe", name, "--output_dir", "runs/never"])[:3]
+    data, model, _ = parse_options(["--recipe", name, "--output_dir", "runs/never"])[:3]
     tokenizer: Any = SpecialTokens(data.vocab_size)
     config = model_config(model, tokenizer, data.block_size)
     return TRAINING_PER_FORWARD * forward_flops_per_sequence(config, data.block_size, data.mask_probability)
@@ -76,7 +77,7 @@ def training_flops_per_sequence(name: str) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_quoted_arithmetic_is_the_recipes(name: str) -> None:
-    values = yaml.safe_load((pretrain.RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     batch, block = values["global_batch_size"], values["block_size"]
     text = recipe_text(name)
     for steps, sequences, tokens, total in re.findall(STEPS, text):
@@ -104,7 +105,7 @@ def test_the_quoted_arithmetic_is_the_recipes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_quotes_tokens_operations_and_parameters(name: str) -> None:
-    values = yaml.safe_load((pretrain.RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     text = recipe_text(name)
     if "max_hours" in values:
         assert len(re.findall(BUDGET, text)) == len(re.findall(BOUGHT, text)) >= 1
@@ -126,7 +127,7 @@ def test_it_quotes_tokens_operations_and_parameters(name: str) -> None:
 
 
 def test_the_baseline_differs_from_the_papers_recipe_in_the_optimizer_only() -> None:
-    adan, adam = (yaml.safe_load((pretrain.RECIPES / f"{name}.yaml").read_text()) for name in ("base", "base-adam"))
+    adan, adam = (yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) for name in ("base", "base-adam"))
     optimizers = {"optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
                   "max_grad_norm"}  # fmt: skip
     assert {name for name in {*adan, *adam} if adan.get(name) != adam.get(name)} == optimizers
@@ -135,9 +136,9 @@ def test_the_baseline_differs_from_the_papers_recipe_in_the_optimizer_only() -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_key_fails(name: str, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text((pretrain.RECIPES / f"{name}.yaml").read_text() + "hiden_size: 8\n")
+    recipe.write_text((RECIPES / f"{name}.yaml").read_text() + "hiden_size: 8\n")
     with pytest.raises(UserError, match=r"mine\.yaml: unknown key 'hiden_size' \(did you mean '--hidden_size'\?\)"):
-        pretrain.parse_options(["--recipe", str(recipe), "--output_dir", "runs/never"])
+        parse_options(["--recipe", str(recipe), "--output_dir", "runs/never"])
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_two_steps_of_it(name: str, text: Path, cache: Path, tmp_path: Path, mon
         "16", "--valid_fraction", "0.2", "--global_batch_size", "8", "--per_device_train_batch_size", "4",
         "--max_steps", "2", "--logging_steps", "1", "--output_dir", str(run),
     ])  # fmt: skip
-    recipe = yaml.safe_load((pretrain.RECIPES / f"{name}.yaml").read_text())
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     acted = yaml.safe_load((run / "resolved.yaml").read_text())
     assert acted["recipe"] == name and acted["gradient_accumulation_steps"] == 2
     for option in ("mask_probability", "model_type", "tokenizer_kind", "lr_scheduler_type", "optim_args"):

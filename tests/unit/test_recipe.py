@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert import pretrain
+from bert import options as bert_options
 from glue_eval import __main__ as glue
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.training.recipe import find_recipe, option_words, read_recipe, recipe_names, resolved, word_value
@@ -17,13 +17,13 @@ from nlp_adan.training.run_folder import MACHINES_OWN
 OUTPUT = ["--output_dir", "runs/never"]
 
 
-@pytest.mark.parametrize("name", recipe_names(pretrain.RECIPES))
+@pytest.mark.parametrize("name", recipe_names(bert_options.RECIPES))
 def test_every_recipe_parses_and_its_resolved_options_parse_to_the_same(name: str, tmp_path: Path) -> None:
-    options = resolved(*pretrain.parse_options(["--recipe", name, *OUTPUT]))
+    options = resolved(*bert_options.parse_options(["--recipe", name, *OUTPUT]))
     assert options["output_dir"] == "runs/never"
     record = tmp_path / "resolved.yaml"
     record.write_text(yaml.safe_dump({key: value for key, value in options.items() if key not in MACHINES_OWN}))
-    again = resolved(*pretrain.parse_options(["--recipe", str(record)]))
+    again = resolved(*bert_options.parse_options(["--recipe", str(record)]))
     assert {**again, "recipe": name} == options
 
 
@@ -39,19 +39,21 @@ def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> N
 
 
 def test_the_command_line_wins() -> None:
-    _, model, engine = pretrain.parse_options(["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT])
+    _, model, _, engine = bert_options.parse_options(
+        ["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT]
+    )
     assert model.hidden_size == 32 and engine.max_steps == 7
     assert engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
 
 def test_epochs_on_the_command_line_put_the_recipes_steps_out_of_force() -> None:
-    *_, engine = pretrain.parse_options(["--recipe", "tiny", "--num_train_epochs", "2", *OUTPUT])
+    *_, engine = bert_options.parse_options(["--recipe", "tiny", "--num_train_epochs", "2", *OUTPUT])
     assert engine.max_steps == -1 and engine.num_train_epochs == 2
 
 
 def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
     for words in (["--optim", "adamw"], ["--optim=adamw"]):
-        *_, engine = pretrain.parse_options(["--recipe", "tiny", *words, *OUTPUT])
+        *_, engine = bert_options.parse_options(["--recipe", "tiny", *words, *OUTPUT])
         assert engine.optim == "adamw_torch" and engine.optim_args is None
 
 
@@ -66,7 +68,7 @@ def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
     ],
 )
 def test_the_global_batch_is_split(words: list[str], micro: int, accumulation: int) -> None:
-    *_, engine = pretrain.parse_options(["--recipe", "tiny", *words, *OUTPUT])
+    *_, engine = bert_options.parse_options(["--recipe", "tiny", *words, *OUTPUT])
     assert (engine.per_device_train_batch_size, engine.gradient_accumulation_steps) == (micro, accumulation)
     assert engine.num_sequences_per_step == micro * accumulation
 
@@ -104,13 +106,13 @@ def test_the_global_batch_is_split(words: list[str], micro: int, accumulation: i
 )
 def test_a_mistake_names_the_value_and_the_remedy(words: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        pretrain.parse_options([*words, *OUTPUT])
+        bert_options.parse_options([*words, *OUTPUT])
     assert len(str(caught.value)) < 600 and str(caught.value).count("\n") <= 1
 
 
 def test_no_output_dir() -> None:
     with pytest.raises(UserError, match="--output_dir: name the folder"):
-        pretrain.parse_options(["--recipe", "tiny"])
+        bert_options.parse_options(["--recipe", "tiny"])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_a_bad_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=told):
-        pretrain.parse_options(["--recipe", str(path), *OUTPUT])
+        bert_options.parse_options(["--recipe", str(path), *OUTPUT])
 
 
 @pytest.mark.parametrize(
@@ -143,12 +145,12 @@ def test_a_bad_glue_recipe_is_named(tmp_path: Path, text: str, told: str) -> Non
 
 
 def test_no_access_token_is_recorded() -> None:
-    assert resolved(*pretrain.parse_options(["--hub_token", "secret", *OUTPUT]))["hub_token"] is None
+    assert resolved(*bert_options.parse_options(["--hub_token", "secret", *OUTPUT]))["hub_token"] is None
 
 
 def test_every_ds_config_is_for_the_trainer_and_runs_adan() -> None:
-    for path in sorted((pretrain.RECIPES.parents[1] / "ds_configs").glob("zero*.json")):
-        *_, engine = pretrain.parse_options(["--deepspeed", str(path), *OUTPUT])
+    for path in sorted((bert_options.RECIPES.parents[1] / "ds_configs").glob("zero*.json")):
+        *_, engine = bert_options.parse_options(["--deepspeed", str(path), *OUTPUT])
         config = json.loads(path.read_text())
         assert engine.deepspeed == str(path) and "optimizer" not in config
         # Without "fp16" transformers 4.57 takes the run for one in fp16 and casts floating-point inputs to it.

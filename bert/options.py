@@ -1,0 +1,76 @@
+"""The options of `run_pretrain.py bert`: a recipe's, then the command line's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert.data_options import CorpusOptions
+from bert.model_options import ModelOptions
+from nlp_adan.training.budget import BudgetOptions
+from nlp_adan.training.engine import EngineOptions
+from nlp_adan.training.recipe import (
+    CommandParser,
+    check_range,
+    find_recipe,
+    parse_with_recipe,
+    read_recipe,
+    recipe_names,
+    resolved,
+    word_value,
+)
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass
+class DataOptions(CorpusOptions):
+    """The text, its tokenizer and its masking."""
+
+    recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
+    max_valid_blocks: int = dataclasses.field(default=2048, metadata={"help": "At most so many blocks are validated."})
+    mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+
+
+class Options(NamedTuple):
+    """All options of a run."""
+
+    data: DataOptions
+    model: ModelOptions
+    budget: BudgetOptions
+    engine: EngineOptions
+
+    def resolved(self) -> dict[str, Any]:
+        """Every option by name, as plain values."""
+        return resolved(*self)
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the samples' order and of their masks."""
+        seed = self.engine.seed if self.engine.data_seed is None else self.engine.data_seed
+        return int(seed)
+
+
+def command_parser() -> CommandParser:
+    """The parser of `run_pretrain.py bert`."""
+    return CommandParser(
+        (DataOptions, ModelOptions, BudgetOptions, EngineOptions),
+        prog="run_pretrain.py bert",
+        description=f"Pretrain a BERT from scratch. Recipes: {', '.join(recipe_names(RECIPES))}.",
+    )
+
+
+def parse_options(words: Sequence[str]) -> Options:
+    """The options of a command line, the recipe's values under the user's.
+
+    Raises: UserError for an unknown recipe or option, and for a value that is out of range.
+    """
+    parser = command_parser()
+    path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
+    options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+    check_range("mask_probability", options.data.mask_probability, 0.01, 0.99)
+    check_range("max_valid_blocks", options.data.max_valid_blocks, 1)
+    check_range("vocab_size", options.data.vocab_size, 1)
+    return options

@@ -1,0 +1,47 @@
+"""Prepared blocks as samples: in training by their position in the run, in validation by their number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bert.shards import TokenBlocks
+from nlp_adan.training.order import EpochOrder, IntArray
+
+
+class TrainingBlocks(torch.utils.data.Dataset[dict[str, Any]]):
+    """Blocks in the order of their epochs' permutations (`nlp_adan.training.loader.PositionDataset`).
+
+    Args:
+        blocks: the training part.
+        seed: of the order.
+    """
+
+    def __init__(self, blocks: TokenBlocks, seed: int) -> None:
+        self.blocks = blocks
+        self.order = EpochOrder(len(blocks), seed)
+        self.num_samples = len(blocks)
+
+    def __getitem__(self, positions: IntArray) -> dict[str, Any]:
+        """`input_ids` (batch, block_size), `sample` and `epoch` (batch,) int64: together they fix the masks."""
+        epochs, indices = self.order.at(positions)
+        return {"input_ids": self.blocks.read(indices), "sample": indices, "epoch": epochs}
+
+
+class ValidationBlocks(torch.utils.data.Dataset[dict[str, Any]]):
+    """Blocks in their own order, masked alike at every evaluation.
+
+    Args:
+        blocks: the validation part.
+    """
+
+    def __init__(self, blocks: TokenBlocks) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`input_ids` (block_size,), `sample` and `epoch`."""
+        return {"input_ids": self.blocks.read([index])[0], "sample": index, "epoch": 0}

@@ -1,0 +1,39 @@
+"""Small values that all ranks have to agree on, over the processors: no rank waits for an accelerator."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@functools.cache
+def _group(default_group: Any) -> Any:
+    """A group of all ranks on the processors' own communication; made together by all ranks, at its first use."""
+    return dist.new_group(backend="gloo")
+
+
+def _reduced(values: torch.Tensor, operation: Any) -> torch.Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values, op=operation, group=_group(dist.group.WORLD))
+    return values
+
+
+def sum_over_ranks(value: int) -> int:
+    """The sum modulo 2^64 of a number in [0, 2^64) of each rank. Every rank has to call it."""
+    halves = torch.tensor([value >> 32, value & 0xFFFFFFFF], dtype=torch.int64)
+    high, low = _reduced(halves, dist.ReduceOp.SUM).tolist()
+    return ((high << 32) + low) % (1 << 64)
+
+
+def largest_over_ranks(*values: float) -> list[float]:
+    """The largest of each value over the ranks. Every rank has to call it."""
+    largest: list[float] = _reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
+    return largest
+
+
+def wait_for_all_ranks() -> None:
+    """Return when every rank has come here."""
+    largest_over_ranks(0.0)

@@ -1,0 +1,92 @@
+"""When a run ends before its last step: its budget of hours is used up, or a signal asks it to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from nlp_adan.errors import UserError
+from nlp_adan.training.agreement import largest_over_ranks
+from nlp_adan.training.budget import RunClock
+
+# The exit code of a run that saved a checkpoint and wants to be resumed: sysexits.h's EX_TEMPFAIL.
+RESUME_EXIT_CODE = 75
+# A scheduler's end of time, a keyboard's interrupt, a scheduler's warning.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class RunControl(TrainerCallback, ExportableState):
+    """Ends the training at the end of a step that all ranks agree on, with a checkpoint.
+
+    It keeps the run's clock in the checkpoints. A second signal of the same kind has its usual effect, at once.
+
+    Args:
+        clock: of the run.
+        max_hours: the budget in trained hours, or None.
+        samples_per_step: sequences of one optimizer step over all ranks.
+    """
+
+    def __init__(self, clock: RunClock, max_hours: float | None, samples_per_step: int) -> None:
+        self.clock = clock
+        self.budget_seconds = None if max_hours is None else max_hours * 3600
+        self.samples_per_step = samples_per_step
+        self.stopped_by: signal.Signals | None = None
+        self._agreed_seconds = 0.0
+        self._received = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that was used at the end of the last step; the same on every rank."""
+        return 0.0 if self.budget_seconds is None else self._agreed_seconds / self.budget_seconds
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps (trainer_state.json)."""
+        attributes = {"trained_seconds": self.clock.seconds, "samples_per_step": self.samples_per_step}
+        return {"args": {}, "attributes": attributes}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self._agreed_seconds = float(kept.get("trained_seconds", 0.0)) if state.global_step else 0.0
+        before = kept.get("samples_per_step", self.samples_per_step)
+        if state.global_step and before != self.samples_per_step:
+            raise UserError(
+                f"--resume: the run took {before} sequences a step and would now take {self.samples_per_step}: "
+                f"`--global_batch_size {before}` keeps its batches on any number of ranks"
+            )
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        # The rate that the scheduler was made with, or that a checkpoint brought, is that of the budget's share so far.
+        self.clock.start(self._agreed_seconds)
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._received == number:
+            signal.signal(number, self._previous[signal.Signals(number)])
+            signal.raise_signal(number)
+        self._received = number
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._agreed_seconds, received = largest_over_ranks(self.clock.seconds, self._received)
+        if received:
+            self.stopped_by = signal.Signals(int(received))
+        used_up = self.budget_seconds is not None and self._agreed_seconds >= self.budget_seconds
+        if used_up:
+            self.stopped_by = None  # finished all the same
+        if used_up or self.stopped_by is not None:
+            control.should_training_stop = control.should_save = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.clock.pause()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
