@@ -102,4 +102,7 @@ def budget_schedule(args: TrainingArguments, optimizer: Optimizer, progress: Cal
         return at
 
     scheduler.lr_lambdas = [factor(each) for each in scheduler.lr_lambdas]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = rate * scheduler.lr_lambdas[0](0)  # that of the first step was set by the functions replaced
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
     return scheduler

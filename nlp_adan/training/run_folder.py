@@ -2,6 +2,7 @@
 
 resolved.yaml      every option as it acted; a pretraining run's is itself a recipe (`--recipe runs/NAME/resolved.yaml`)
 environment.json   versions, hardware, command, git state
+starts.jsonl       one object a start or resumption: date, step, world_size, command
 log.jsonl          one object a logging step: step, epoch, loss, grad_norm, learning_rate, tokens_per_second, ...
 eval.jsonl         one object an evaluation
 data.json          which prepared data a pretraining run trains on
@@ -13,6 +14,8 @@ metrics.json       the final figures; written last, so that its presence means t
 from __future__ import annotations
 
 import json
+import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ WATCHING = frozenset({
     "save_total_limit", "use_cpu",
 })  # fmt: skip
 
+# Read at once from the end of a log, to find the line where a resumed run goes on.
+TAIL_BYTES = 1 << 16
 
 # Options that the machine or the call decided: a recipe for another machine must not carry them.
 MACHINES_OWN = frozenset({"use_cpu", "local_rank", "resume"})
@@ -126,11 +131,37 @@ class RunFolder:
         """Write what describes the run, and cut the logs back to the step that it goes on from. One rank calls it."""
         kept_options = {name: value for name, value in options.items() if name not in MACHINES_OWN}
         write_text(self.path / "resolved.yaml", yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
-        write_json(self.path / "environment.json", environment())
+        surroundings = environment()
+        write_json(self.path / "environment.json", surroundings)
         for name in ("log.jsonl", "eval.jsonl"):
-            kept = [line for line in self.read(name) if line["step"] <= resumed_step]
-            if kept or (self.path / name).exists():
-                write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in kept))
+            self._cut_after(name, resumed_step)
+        kept_names = ("date", "world_size", "command")
+        self.append("starts.jsonl", {"step": resumed_step, **{name: surroundings[name] for name in kept_names}})
+
+    def _cut_after(self, name: str, step: int) -> None:
+        """Remove a log's lines after a step, and a last line that a kill left unfinished.
+
+        Read from the end: the cost is that of what is removed, however long the run is.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return
+        with open(path, "r+b") as file:
+            tail, begin = b"", file.seek(0, os.SEEK_END)
+            while begin > 0:
+                size = min(begin, TAIL_BYTES)
+                begin -= size
+                file.seek(begin)
+                tail = file.read(size) + tail
+                lines = tail.splitlines(keepends=True)
+                end = begin + len(tail)
+                # The first line may have begun before the tail, unless the tail is the whole file.
+                for line in reversed(lines if begin == 0 else lines[1:]):
+                    if line.endswith(b"\n") and _step_of(line) <= step:
+                        file.truncate(end)
+                        return
+                    end -= len(line)
+            file.truncate(0)
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """The objects of a log file, up to a line that a killed run left unfinished."""
@@ -151,6 +182,14 @@ class RunFolder:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final figures, and with them the mark that the run is finished."""
         write_json(self.path / self.last_file, metrics)
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a log's line; infinity for a line that is none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def checkpoint_step(checkpoint: str | Path) -> int:

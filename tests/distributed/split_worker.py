@@ -15,7 +15,11 @@ import deepspeed
 import numpy as np
 import torch
 from transformers import (
-    BertConfig, BertForSequenceClassification, RobertaConfig, TrainerCallback, set_seed,
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    TrainerCallback,
+    set_seed,
 )  # fmt: skip
 
 from bert.masking import MaskingCollator

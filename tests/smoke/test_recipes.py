@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from bert import pretrain
-from bert.options import RECIPES, parse_options
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.model_options import model_config
+from bert.options import RECIPES, parse_options
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import recipe_names

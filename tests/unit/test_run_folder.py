@@ -109,3 +109,19 @@ def test_logs_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
     run.claim(OPTIONS, resumed_step=20)
     assert [line["step"] for line in run.read("log.jsonl")] == [10, 20]
     assert json.loads((run.path / "environment.json").read_text())["packages"]["torch"]
+    assert [line["step"] for line in run.read("starts.jsonl")] == [0, 20]
+
+
+@pytest.mark.parametrize("num_lines", [1, 3, 400])
+@pytest.mark.parametrize("tail_bytes", [16, 1 << 16])
+def test_logs_of_any_length_are_cut_from_their_end(
+    tmp_path: Path, num_lines: int, tail_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlp_adan.training.run_folder.TAIL_BYTES", tail_bytes)
+    run = claimed(tmp_path / "run")
+    for resumed_step in (num_lines + 5, num_lines, num_lines // 2, 1, 0):
+        run._cut_after("log.jsonl", 0)
+        for step in range(1, num_lines + 1):
+            run.append("log.jsonl", {"step": step, "text": "é" * (step % 7)})
+        run._cut_after("log.jsonl", resumed_step)
+        assert [line["step"] for line in run.read("log.jsonl")] == list(range(1, min(resumed_step, num_lines) + 1))
