@@ -53,6 +53,9 @@ class GlueOptions:
         default=None,
         metadata={"help": "Tokens of an example at most; default: the task's."},
     )
+    check: bool = dataclasses.field(
+        default=False, metadata={"help": "Only look at the tasks and read their files; takes no model, writes nothing."}
+    )
 
 
 def command_parser() -> CommandParser:
@@ -69,6 +72,9 @@ def main(words: Sequence[str]) -> None:
     quiet_libraries()
     parser = command_parser()
     glue, engine = parser.parse(words)
+    if glue.check:
+        check(glue, engine)
+        return
     if glue.model is None:
         raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
     check_range("seeds", glue.seeds, 1)
@@ -86,7 +92,7 @@ def main(words: Sequence[str]) -> None:
     run = RunFolder(engine.output_dir, last_file="report.json")
     settings = {plan.task.name: _settings(plan.options()) for plan in plans if plan.seed == 1}  # the same for all seeds
     options = {
-        **resolved(glue),
+        **{name: value for name, value in resolved(glue).items() if name != "check"},
         "recipe": recipe.name,
         "model_sha256": _weights_sha256(glue.model),
         "data_sha256": None if glue.data == "sample" else _data_sha256(Path(glue.data), tasks),
@@ -99,7 +105,7 @@ def main(words: Sequence[str]) -> None:
         return
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="sample tasks"):
-        data = sample_tasks_folder() if glue.data == "sample" else Path(glue.data)
+        data = _data_folder(glue.data)
         check_data(data, tasks)
     if engine.process_index == 0:
         run.claim(options)
@@ -115,6 +121,20 @@ def main(words: Sequence[str]) -> None:
             is_sample=glue.data == "sample",
             recipe=recipe.name,
         )
+
+
+def check(glue: GlueOptions, engine: EngineOptions) -> None:
+    """Read all files of the tasks, generating the sample ones, and say that they are there."""
+    tasks = parse_task_names(glue.tasks)
+    with engine.main_process_first(desc="sample tasks"):
+        data = _data_folder(glue.data)
+        check_data(data, tasks)
+    if engine.process_index == 0:
+        print(f"{', '.join(task.name for task in tasks)}: training and development files in {data}", flush=True)
+
+
+def _data_folder(data: str) -> Path:
+    return sample_tasks_folder() if data == "sample" else Path(data)
 
 
 def make_plans(
