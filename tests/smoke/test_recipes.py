@@ -69,7 +69,8 @@ def assert_rounds(quoted: str, value: float) -> None:
 
 
 def training_flops_per_sequence(name: str) -> float:
-    data, model, _ = parse_options(["--recipe", name, "--output_dir", "runs/never"])[:3]
+    options = parse_options(["--recipe", name, "--output_dir", "runs/never"])
+    data, model = options.data, options.model
     tokenizer: Any = SpecialTokens(data.vocab_size)
     config = model_config(model, tokenizer, data.block_size)
     return TRAINING_PER_FORWARD * forward_flops_per_sequence(config, data.block_size, data.mask_probability)

@@ -55,7 +55,7 @@ def make_trainer(folder: Path, tokenizer: PreTrainedTokenizerBase, **options: An
             output_dir=str(folder), max_steps=NUM_STEPS, learning_rate=1e-2, seed=3, per_device_train_batch_size=4,
             save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, **options,
         ),
-        train_dataset=[{"input_ids": row, "labels": row} for row in ids],  # type: ignore[arg-type]
+        train_dataset=[{"input_ids": row, "labels": row} for row in ids],
         processing_class=tokenizer,
     )  # fmt: skip
 
