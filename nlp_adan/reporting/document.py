@@ -70,7 +70,16 @@ class Image:
     kind: str = "image"
 
 
-Block = Paragraph | Note | Table | Image
+@dataclass(frozen=True)
+class Code:
+    """Text to copy, such as a command or a program, shown as it is. `language` is for syntax colours."""
+
+    text: str
+    language: str = ""
+    kind: str = "code"
+
+
+Block = Paragraph | Note | Table | Image | Code
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,9 @@ def _markdown_block(block: Block) -> str:
     if isinstance(block, Image):
         caption = f"\n\n*{_escape(block.caption)}*" if block.caption else ""
         return f"![{_escape(block.alt)}]({block.name}.svg){caption}"
+    if isinstance(block, Code):
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", block.text))])
+        return f"{fence}{block.language}\n{block.text}\n{fence}"
     return f"> {_escape(block.text)}" if isinstance(block, Note) else _escape(block.text)
 
 

@@ -25,6 +25,7 @@ def line_plot(
     y_label: str,
     title: str = "",
     horizontal_lines: Mapping[str, float] | None = None,
+    references: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> str:
     """Lines through points; returns an SVG element.
 
@@ -34,6 +35,7 @@ def line_plot(
         y_label: What y is, with its unit.
         title: Stands above the plot; may be empty, where a caption follows.
         horizontal_lines: Levels to compare with, by the name that the legend shows.
+        references: Lines to compare with, dashed, each in the colour of the series in its place.
     """
     with _figure(HEIGHT_INCHES) as (figure, axes):
         for place, (name, points) in enumerate(series.items()):
@@ -41,9 +43,12 @@ def line_plot(
             marker = "o" if len(points) < 2 else ""
             style = DASHES[place // len(COLOURS) % len(DASHES)]
             axes.plot(xs, ys, style, color=COLOURS[place % len(COLOURS)], label=name, marker=marker, linewidth=1.8)
+        for place, (name, points) in enumerate((references or {}).items()):
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            axes.plot(xs, ys, "--", color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.2, alpha=0.85)
         for place, (name, level) in enumerate((horizontal_lines or {}).items()):
             axes.axhline(level, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1.0, alpha=0.7, label=name)
-        if series or horizontal_lines:
+        if series or horizontal_lines or references:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
         _label(axes, x_label, y_label, title)
         return _svg(figure)

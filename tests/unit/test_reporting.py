@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nlp_adan.reporting import Column, Document, Image, Note, Paragraph, Section, Table, write_report
+from nlp_adan.reporting import Code, Column, Document, Image, Note, Paragraph, Section, Table, write_report
+from nlp_adan.reporting.facts import environment_section
 from nlp_adan.reporting.plots import dot_plot, line_plot
 from nlp_adan.storage import finite
 
@@ -91,6 +92,22 @@ def test_a_table_with_a_missing_cell_is_refused() -> None:
         Table((Column("a"), Column("b")), (("1",),))
 
 
+def test_code_stays_as_it_is() -> None:
+    text = "run --a '*x*' && echo ```\n<b>"
+    document = Document("Title", "Verdict.", (Section("How", (Code(text, "bash"),)),))
+    assert f"\n````bash\n{text}\n````\n" in document.to_markdown()
+    page = parse(document.to_html())
+    assert page.tags.count("pre") == 1 and "b" not in page.tags
+    assert text in "".join(page.text)
+
+
+def test_the_environment_is_told_in_words() -> None:
+    section = environment_section({"gpus": [], "git": None, "packages": {"torch": "2", "scipy": None}, "cores": [1, 2]})
+    (table,) = section.blocks
+    assert isinstance(table, Table)
+    assert table.rows == (("gpus", "none"), ("git", "not known"), ("packages", "torch 2"), ("cores", "1, 2"))
+
+
 def test_nan_and_infinity_become_null() -> None:
     assert finite({"a": [1.0, math.nan, (math.inf, 2)], "b": "nan"}) == {"a": [1.0, None, [None, 2]], "b": "nan"}
 
@@ -109,12 +126,16 @@ def test_write_report_writes_all_files(tmp_path: Path) -> None:
 def test_plots_are_svg_with_the_same_bytes_each_time() -> None:
     def draw_line() -> str:
         points = {"adan <1>": [(0.0, 6.5), (100.0, 5.9)], "adamw": [(0.0, 6.5), (100.0, 6.0)]}
-        return line_plot(points, "step", "loss (nats)", "Loss", {"unigram": 6.4})
+        published = {"published": [(0.0, 6.6), (100.0, 5.8)]}
+        return line_plot(points, "step", "loss (nats)", "Loss", {"unigram": 6.4}, published)
 
     def draw_dots() -> str:
         return dot_plot({"CoLA": [1.0, 2.0], "RTE": [50.0], "none": []}, "score", "Dots", {"RTE": 52.0}, "majority")
 
-    for draw, words in ((draw_line, ("adan &lt;1&gt;", "unigram", "loss (nats)")), (draw_dots, ("CoLA", "majority"))):
+    for draw, words in (
+        (draw_line, ("adan &lt;1&gt;", "unigram", "published", "loss (nats)")),
+        (draw_dots, ("CoLA", "majority")),
+    ):
         svg = draw()
         assert svg == draw()
         root = ElementTree.fromstring(svg)
