@@ -79,6 +79,8 @@ class PretrainingEngine(Engine):
             sampler=sampler,
             batch_size=None,  # the sampler's positions are a batch already
             collate_fn=self.data_collator,
+            # Its iterator draws a seed for workers: from the run's generator, it would change a resumed run's dropout.
+            generator=torch.Generator(),
             num_workers=options.dataloader_num_workers,
             pin_memory=options.dataloader_pin_memory and options.device.type == "cuda",
             persistent_workers=options.dataloader_persistent_workers,
