@@ -1,37 +1,31 @@
 """The masked language model: any of Hugging Face's, with its head on the masked positions only.
 
 With 15 % of the positions masked, the projection to the vocabulary costs 1/6 of what it costs on every position; in
-small models that is half of all the work.
+small models that is half of all the work. The last layer is spared most of its work too (`bert.sparse_layers`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import math
+import os
+import warnings
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from bert.masking import IGNORED_LABEL
+from bert.sparse_layers import Selection, last_layer, make_dense, make_sparse
 from nlp_adan.errors import UserError
 from nlp_adan.training.engine import mean_over_items
 
 # Columns of `token_statistics`.
 STATISTICS = ("loss_sum", "num_masked", "num_top1_correct", "num_top5_correct")
-
-# From (num_masked, hidden) to (num_masked, vocab), by `config.model_type`.
-_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "bert": lambda model, hidden: model.cls(hidden),
-    "roberta": lambda model, hidden: model.lm_head(hidden),
-    "xlm-roberta": lambda model, hidden: model.lm_head(hidden),
-    "camembert": lambda model, hidden: model.lm_head(hidden),
-    "modernbert": lambda model, hidden: model.decoder(model.head(hidden)),
-    "distilbert": lambda model, hidden: model.vocab_projector(
-        model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-    ),
-}
+TRIAL_SHAPE = (2, 16)  # sequences, tokens
+# Two orders of the same float32 sums. Measured: 2e-6; a head that mixes positions is off by 1.
+TRIAL_TOLERANCE = 1e-3
 
 
 class SparseHead:
@@ -42,6 +36,9 @@ class SparseHead:
     """
 
     accepts_loss_kwargs = True
+    # What `compute_masked_only` found to be possible.
+    selection: Selection | None = None
+    sparse_last_layer = False
     config: PretrainedConfig
     training: bool
     base_model: nn.Module
@@ -52,27 +49,53 @@ class SparseHead:
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        masked_positions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """`input_ids`, `attention_mask`, `labels`: (batch, seq) int64. Without labels, the model's own forward."""
+        """The model's own forward without labels; with them `loss` and, in evaluation, `token_statistics`.
+
+        Args:
+            input_ids, attention_mask, labels: (batch, seq) int64.
+            num_items_in_batch: labelled tokens of the whole optimizer step; None: of this batch.
+            masked_positions: (num_masked,) int64, of `bert.masking.MaskingCollator`; without it, it is found from the
+                labels, for which a GPU has to be waited for.
+        """
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask
         if labels is None:
-            return super().forward(input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[misc]
-        hidden = self.base_model(input_ids, attention_mask=attention_mask, **kwargs)[0]  # (batch, seq, hidden)
-        labelled = labels != IGNORED_LABEL
-        targets = labels[labelled]  # (num_masked,)
-        logits = _HEADS[self.config.model_type](self, hidden[labelled]).float()  # (num_masked, vocab)
-        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-        output = {"loss": mean_over_items(losses.sum(), len(targets), num_items_in_batch)}
+            return super().forward(input_ids, **kwargs)  # type: ignore[misc]
+        if masked_positions is None:
+            masked_positions = (labels.flatten() != IGNORED_LABEL).nonzero()[:, 0]
+        rows = masked_positions.clamp(max=labels.numel() - 1)
+        targets = labels.flatten().index_select(0, rows)
+        targets = torch.where(masked_positions < labels.numel(), targets, IGNORED_LABEL)  # padding asks nothing
+        logits = self._logits(input_ids, masked_positions, rows, kwargs).float()  # (num_masked, vocab)
+        losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="none")
+        if num_items_in_batch is None:
+            num_items_in_batch = (targets != IGNORED_LABEL).sum().clamp(min=1)
+        output = {"loss": mean_over_items(losses.sum(), 0, num_items_in_batch)}
         if not self.training:
-            output["token_statistics"] = _token_statistics(losses, logits, targets, labelled)
+            batch, length = labels.shape
+            output["token_statistics"] = _token_statistics(losses, logits, targets, rows // length, batch)
         return output
 
+    def _logits(self, input_ids: Tensor | None, positions: Tensor, rows: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        if self.selection is None:
+            logits = super().forward(input_ids, **kwargs).logits  # type: ignore[misc]
+            return cast(Tensor, logits.flatten(0, 1).index_select(0, rows))
+        self.selection.begin(positions)
+        try:
+            return cast(Tensor, super().forward(input_ids, **kwargs).logits[0])  # type: ignore[misc]
+        finally:
+            self.selection.begin(None)
 
-def _token_statistics(losses: Tensor, logits: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
+
+def _token_statistics(losses: Tensor, logits: Tensor, targets: Tensor, rows: Tensor, batch: int) -> Tensor:
+    """`STATISTICS` of each sequence; all arguments have an entry for each masked position, `rows` its sequence."""
     correct = logits.topk(min(5, logits.shape[-1])).indices == targets[:, None]  # (num_masked, 5), best first
-    per_token = torch.stack([losses, torch.ones_like(losses), correct[:, 0].float(), correct.any(1).float()], dim=1)
-    rows = labelled.nonzero()[:, 0]
-    return torch.zeros(len(labelled), len(STATISTICS), device=losses.device).index_add_(0, rows, per_token)
+    asked = (targets != IGNORED_LABEL).float()
+    per_token = torch.stack([losses, asked, correct[:, 0].float(), correct.any(1).float()], dim=1)
+    return torch.zeros(batch, len(STATISTICS), device=losses.device).index_add_(0, rows, per_token)
 
 
 @functools.cache
@@ -82,12 +105,86 @@ def with_sparse_head(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
 
 
 def build_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A masked LM with fresh weights for a configuration of Hugging Face's, ready to pretrain."""
-    if config.model_type not in _HEADS:
-        raise UserError(
-            f"--model_type/--config_name: {config.model_type!r} is not a model that can be pretrained here; "
-            f"possible: {', '.join(sorted(_HEADS))}"
-        )
+    """A masked LM with fresh weights for a configuration of Hugging Face's, ready to pretrain.
+
+    Raises:
+        UserError: transformers has no masked LM of this type.
+    """
     # Built whole on every rank, not by `from_config`: that partitions under ZeRO-3 while it draws the weights, and the
     # same seed then gives another model than at the other stages. ZeRO-3 partitions it afterwards.
-    return with_sparse_head(MODEL_FOR_MASKED_LM_MAPPING[type(config)])(config)
+    model = masked_lm_class(config)(config)
+    compute_masked_only(model)
+    return model
+
+
+def masked_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The masked LM of a configuration, with `SparseHead`; a UserError where there is none."""
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        possible = sorted(known.model_type for known in MODEL_FOR_MASKED_LM_MAPPING)
+        raise UserError(
+            f"--config_name: transformers has no masked language model of type {config.model_type!r}; "
+            f"possible: {', '.join(possible)}"
+        )
+    return with_sparse_head(MODEL_FOR_MASKED_LM_MAPPING[type(config)])
+
+
+def compute_masked_only(model: PreTrainedModel) -> None:
+    """Let a model of a class with `SparseHead` run head and last layer on the masked positions only.
+
+    A trial on a small batch decides: what gives other logits than the model's own forward is left as it is, with a
+    warning where that is the head.
+    """
+    selection = Selection()
+    layer = last_layer(model)
+    if layer is not None:
+        make_sparse(layer, selection)
+    hook = model.base_model.register_forward_hook(selection.shorten_output)
+    problem = _problem(model, selection)
+    if problem and layer is not None:
+        make_dense(layer)
+        layer, problem = None, _problem(model, selection)
+    if not problem:
+        model.selection = selection
+        model.sparse_last_layer = layer is not None
+        return
+    hook.remove()
+    if os.environ.get("RANK", "0") == "0":
+        warnings.warn(
+            f"{type(model).__name__} computes its head on all positions, not on the masked ones alone, which is "
+            f"slower: {problem}",
+            stacklevel=2,
+        )
+
+
+@torch.no_grad()
+def _problem(model: PreTrainedModel, selection: Selection) -> str | None:
+    """Why the logits of selected positions are not those of the model's own forward; None where they are."""
+    if model.base_model is model:
+        return "it has no part below the head"
+    config, was_training = model.config, model.training
+    implementation = config._attn_implementation
+    if implementation not in (None, "eager", "sdpa"):
+        config._attn_implementation = "sdpa"  # the others want a GPU
+    model.eval()
+    ids = torch.arange(math.prod(TRIAL_SHAPE)).reshape(TRIAL_SHAPE) * 7 % (config.vocab_size - 1) + 1
+    positions = torch.arange(0, ids.numel(), 3)[:-2]  # more of them in the first sequence
+    own_forward = super(SparseHead, model).forward
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            expected = own_forward(ids).logits.flatten(0, 1)[positions]
+            torch.manual_seed(0)
+            selection.begin(positions)
+            found = own_forward(ids).logits
+    except Exception as error:  # whatever a model of any kind makes of it
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    finally:
+        selection.begin(None)
+        model.train(was_training)
+        config._attn_implementation = implementation
+        if config.model_type == "big_bird":  # a short sequence makes it leave its sparse attention for good
+            model.base_model.set_attention_type(config.attention_type)
+    if found.shape != (1, *expected.shape):
+        return f"its logits have shape {tuple(found.shape)} instead of {(1, *expected.shape)}"
+    difference = (found[0] - expected).abs().max() / expected.abs().max()
+    return None if difference < TRIAL_TOLERANCE else f"its logits are off by {difference:.1e}"
