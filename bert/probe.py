@@ -122,8 +122,10 @@ class GlueProbe(TrainerCallback):
         every = self.options.glue_probe_every
         cut_short = control.should_training_stop and state.global_step < state.max_steps
         if every and state.global_step % every == 0 and not cut_short:
+            log_is_due = control.should_log
             with self._not_training():
                 self._probe(args, state.global_step)
+            control.should_log = log_is_due  # logging the scores counts as the step's own line
 
     @contextlib.contextmanager
     def _not_training(self) -> Iterator[None]:

@@ -72,7 +72,7 @@ def test_a_run_with_a_probe_ends_with_the_weights_of_one_without(
     monkeypatch.setenv("NLP_ADAN_CACHE", str(tmp_path / "cache"))
     expected, expected_state = weights_and_random_state(make_trainer(tmp_path / "without", tokenizer))
     run, clock = RunFolder(tmp_path / "with"), Clock()
-    trainer = make_trainer(run.path, tokenizer)
+    trainer = make_trainer(run.path, tokenizer, logging_steps=1)
     options = ProbeOptions(glue_probe_every=3, glue_probe_tasks="CoLA", glue_probe_max_steps=2)
     trainer.add_callback(GlueProbe(options, run, trainer.save_model, trainer.log, [clock]))
     found, state = weights_and_random_state(trainer)
@@ -83,6 +83,7 @@ def test_a_run_with_a_probe_ends_with_the_weights_of_one_without(
     assert line["step"] == 3 and line["sample_tasks"] is True and line["seconds"] > 1
     assert list(line["probe"]) == ["CoLA"] and set(line["probe"]["CoLA"]) == {"matthews"}
     logged = {name: value for entry in trainer.state.log_history for name, value in entry.items() if "probe" in name}
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [*range(1, NUM_STEPS + 1)]
     matthews = line["probe"]["CoLA"]["matthews"]
     assert logged["probe_sample_CoLA_matthews"] == matthews and -1 <= matthews <= 1
     assert clock.calls == ["pause", "resume"]
