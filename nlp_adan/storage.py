@@ -55,6 +55,15 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: files that were created or renamed in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of a JSON value, indented. NaN and infinities are refused: they are not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -45,6 +45,11 @@ class RunControl(TrainerCallback, ExportableState):
         """The share of the budget that was used at the end of the last step; the same on every rank."""
         return 0.0 if self.budget_seconds is None else self._agreed_seconds / self.budget_seconds
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has come to this rank."""
+        return self._received != 0
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps (trainer_state.json)."""
         attributes = {"trained_seconds": self.clock.seconds, "samples_per_step": self.samples_per_step}

@@ -34,7 +34,7 @@ class Meter(TrainerCallback):
         self.flops_per_step = flops_per_step
         self.peak_flops = peak_flops
         self._begin: float | None = None  # of the step that is under way
-        self._step_end = 0.0
+        self._step_end = self._pause_begin = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -62,6 +62,17 @@ class Meter(TrainerCallback):
         if self._begin is not None:
             self._active_seconds += self._step_end - self._begin
         self._begin = None
+
+    def pause(self) -> None:
+        """What follows is not training."""
+        self._pause_begin = time.monotonic()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        paused = time.monotonic() - self._pause_begin
+        self._step_end += paused
+        if self._begin is not None:
+            self._begin += paused
 
     def read(self) -> dict[str, Any]:
         """The figures since the last reading; every rank must call it, directly after a step and its log's wait.

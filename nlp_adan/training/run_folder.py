@@ -30,7 +30,8 @@ from nlp_adan.training.environment import environment
 WATCHING = frozenset({
     "output_dir", "resume", "recipe", "run_name", "logging_dir", "disable_tqdm", "report_to", "project", "local_rank",
     "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy",
-    "save_total_limit", "use_cpu",
+    "save_total_limit", "use_cpu", "dry_run", "flops_per_second", "plan_ranks", "plan_device", "plan_memory_gib",
+    "glue_probe_every", "glue_probe_tasks", "glue_probe_data", "glue_probe_max_steps",
 })  # fmt: skip
 
 # Read at once from the end of a log, to find the line where a resumed run goes on.

@@ -39,16 +39,35 @@ def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> N
 
 
 def test_the_command_line_wins() -> None:
-    _, model, _, engine = bert_options.parse_options(
+    options = bert_options.parse_options(
         ["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT]
     )
-    assert model.hidden_size == 32 and engine.max_steps == 7
-    assert engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
+    assert options.model.hidden_size == 32 and options.engine.max_steps == 7
+    assert options.engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
 
 def test_epochs_on_the_command_line_put_the_recipes_steps_out_of_force() -> None:
     *_, engine = bert_options.parse_options(["--recipe", "tiny", "--num_train_epochs", "2", *OUTPUT])
     assert engine.max_steps == -1 and engine.num_train_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words", "hours", "steps"),
+    [
+        ("max_hours: 2\n", [], 2.0, -1),
+        ("max_hours: 2\n", ["--max_steps", "5"], None, 5),
+        ("max_hours: 2\n", ["--num_train_epochs", "5"], None, -1),
+        ("max_steps: 5\n", ["--max_hours", "0.5"], 0.5, -1),
+        ("max_steps: 5\n", ["--max_hours", "0.5", "--max_steps", "7"], 0.5, 7),
+    ],
+)
+def test_one_length_of_a_run_puts_the_others_out_of_force(
+    tmp_path: Path, theirs: str, words: list[str], hours: float | None, steps: int
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(theirs)
+    options = bert_options.parse_options(["--recipe", str(recipe), *words, *OUTPUT])
+    assert (options.budget.max_hours, options.engine.max_steps) == (hours, steps)
 
 
 def test_adamw_is_adamw_torch_and_does_not_take_adans_arguments() -> None:
