@@ -29,33 +29,41 @@ def forward_flops_per_sequence(
     Args:
         config: of the model. Where its attention implementation is flash or flex attention, ModernBERT's local layers
             cost their window, otherwise the whole block. BERT, RoBERTa, their kin and ModernBERT are counted by
-            formula, any other model by running it without data.
+            formula, any other model by running it without data, or, where that cannot be, by its linear layers.
         block_size: tokens of the sequence, none of them padding.
         mask_probability: share of the tokens that the head runs on.
-        sparse_last_layer: whether queries, output projection and feed-forward of the last layer run on the masked
-            positions only; its keys and values run on all.
+        sparse_last_layer: whether the last layer's queries, attention and feed-forward are needed of the masked
+            positions only (`bert.sparse_layers`). Queries that only fill up a batch are no work.
     """
     masked = block_size * mask_probability
     if config.model_type != "modernbert" and config.model_type not in _BERT_LIKE:
-        if sparse_last_layer:
-            raise ValueError(f"no count of a sparse last layer for {config.model_type!r}")
-        return _counted_flops(config, block_size, masked)
-    hidden = config.hidden_size
-    feed_forward = _feed_forward_parameters(config)
-    total = 2 * masked * (hidden * hidden + hidden * config.vocab_size)  # the head's dense layer and its decoder
-    for layer in range(config.num_hidden_layers):
-        is_sparse = sparse_last_layer and layer == config.num_hidden_layers - 1
-        queries = masked if is_sparse else block_size
-        total += 2 * block_size * 2 * hidden * hidden  # keys and values
-        total += 2 * queries * (2 * hidden * hidden + feed_forward)  # queries and output projection, feed-forward
-        total += 2 * 2 * queries * _mean_keys(config, layer, block_size) * hidden  # scores, and the sum of the values
-    return float(total)
+        total = _counted_flops(config, block_size, masked)
+    else:
+        total = 2 * masked * config.hidden_size * (config.hidden_size + config.vocab_size)  # head: dense, decoder
+        for layer in range(config.num_hidden_layers):
+            total += 2 * block_size * (4 * config.hidden_size**2 + _feed_forward_parameters(config))
+            total += _attention_flops(config, layer, block_size)
+    return float(total - _spared_by_last_layer(config, block_size, masked) if sparse_last_layer else total)
+
+
+def _spared_by_last_layer(config: PretrainedConfig, block_size: int, masked: float) -> float:
+    """Operations that the last layer needs of all positions but not of the masked ones alone."""
+    # Keys and values are needed of all; ModernBERT's queries come from the same product as these.
+    projections = (1 if config.model_type == "modernbert" else 2) * config.hidden_size**2
+    spared = 2 * block_size * (projections + _feed_forward_parameters(config))
+    spared += _attention_flops(config, config.num_hidden_layers - 1, block_size)
+    return spared * (1 - masked / block_size)
 
 
 def _feed_forward_parameters(config: PretrainedConfig) -> int:
     """Of one layer, without biases. ModernBERT's has a gate: a third matrix."""
     width = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
     return config.hidden_size * int(width) * (3 if config.model_type == "modernbert" else 2)
+
+
+def _attention_flops(config: PretrainedConfig, layer: int, block_size: int) -> float:
+    """Of the scores, and of the sum of the values that they weight."""
+    return 2 * 2 * block_size * _mean_keys(config, layer, block_size) * config.hidden_size
 
 
 def _mean_keys(config: PretrainedConfig, layer: int, block_size: int) -> float:
@@ -75,8 +83,13 @@ def _counted_flops(config: PretrainedConfig, block_size: int, masked: float) -> 
     config._attn_implementation = "eager"  # matrix products that the counter knows on any device
     with torch.device("meta"):
         model = MODEL_FOR_MASKED_LM_MAPPING[type(config)](config)
-        with FlopCounterMode(display=False) as counter:
-            model.base_model(torch.zeros(1, block_size, dtype=torch.long))
-    in_base = {id(module) for module in model.base_model.modules()}
-    head = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in in_base]
-    return counter.get_total_flops() + sum(2 * masked * module.weight.numel() for module in head)
+        in_base = {id(module) for module in model.base_model.modules()}
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        try:
+            with FlopCounterMode(display=False) as counter:
+                model.base_model(torch.zeros(1, block_size, dtype=torch.long))
+            total = float(counter.get_total_flops())
+        except Exception:  # a model that looks at its data: there are none
+            total = sum(2.0 * block_size * module.weight.numel() for module in linear if id(module) in in_base)
+            total += sum(_attention_flops(config, layer, block_size) for layer in range(config.num_hidden_layers))
+    return total + sum(2 * masked * module.weight.numel() for module in linear if id(module) not in in_base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MegatronBertConfig,
     ModernBertConfig,
     PretrainedConfig,
     RobertaConfig,
@@ -21,6 +23,7 @@ from transformers import (
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.masking import IGNORED_LABEL
 from bert.model import build_model
+from bert.sparse_layers import SparseLayer, make_dense
 
 BATCH, SEQ, NUM_MASKED = 2, 40, 10
 SIZES: dict[str, Any] = {
@@ -33,6 +36,7 @@ CONFIGS = [
     DistilBertConfig(vocab_size=97, dim=32, n_layers=3, n_heads=4, hidden_dim=48),
     ModernBertConfig(**SIZES, **IDS, local_attention=8),
 ]
+OTHERS = [ElectraConfig(**SIZES, embedding_size=16), AlbertConfig(**SIZES, embedding_size=16)]
 
 
 def labelled_batch() -> dict[str, torch.Tensor]:
@@ -42,23 +46,28 @@ def labelled_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse last layer"])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.model_type))
-def test_equals_what_the_counter_sees(config: PretrainedConfig) -> None:
+def test_equals_what_the_counter_sees(config: PretrainedConfig, sparse: bool) -> None:
+    """Equally many masked in each sequence: no query only fills up the batch."""
+    config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # the counter has no formula for torch's attention kernel on CPU
-    model = build_model(config).train()
+    model: Any = build_model(config).train()
+    if sparse and not model.sparse_last_layer:
+        pytest.skip("its last layer runs on all positions")
+    for layer in [module for module in model.modules() if isinstance(module, SparseLayer)]:
+        if not sparse:
+            make_dense(layer)
     with FlopCounterMode(display=False) as forward:
         loss = model(**labelled_batch())["loss"]
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    expected = BATCH * forward_flops_per_sequence(config, SEQ, NUM_MASKED / SEQ)
+    expected = BATCH * forward_flops_per_sequence(config, SEQ, NUM_MASKED / SEQ, sparse)
     assert forward.get_total_flops() == expected
     assert forward.get_total_flops() + backward.get_total_flops() == TRAINING_PER_FORWARD * expected
 
 
-@pytest.mark.parametrize(
-    "config", [ElectraConfig(**SIZES, embedding_size=16), AlbertConfig(**SIZES, embedding_size=16)],
-    ids=lambda config: str(config.model_type),
-)  # fmt: skip
+@pytest.mark.parametrize("config", OTHERS, ids=lambda config: str(config.model_type))
 def test_other_models_are_counted_too(config: PretrainedConfig) -> None:
     """With all tokens masked the head runs everywhere, as in the model's own forward."""
     found = forward_flops_per_sequence(config, SEQ, 1.0)
@@ -67,16 +76,20 @@ def test_other_models_are_counted_too(config: PretrainedConfig) -> None:
         theirs(input_ids=torch.ones(1, SEQ, dtype=torch.long))
     assert found == counter.get_total_flops()
     assert forward_flops_per_sequence(config, SEQ, 0.15) < found
-    with pytest.raises(ValueError, match=str(config.model_type)):
-        forward_flops_per_sequence(config, SEQ, 0.15, sparse_last_layer=True)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.model_type))
+def test_a_model_that_cannot_run_without_data_is_counted_by_its_layers() -> None:
+    """MegatronBERT looks for padding in its input; it computes what BERT does."""
+    found = forward_flops_per_sequence(MegatronBertConfig(**SIZES), SEQ, 0.15)
+    assert found == forward_flops_per_sequence(BertConfig(**SIZES), SEQ, 0.15)
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, OTHERS[0]], ids=lambda config: str(config.model_type))
 def test_a_sparse_last_layer_saves_what_runs_on_masked_positions(config: PretrainedConfig) -> None:
     """With every token masked it saves nothing; with none, all of the layer but its keys and values."""
     assert forward_flops_per_sequence(config, SEQ, 1.0, True) == forward_flops_per_sequence(config, SEQ, 1.0)
     saved = forward_flops_per_sequence(config, SEQ, 0.0) - forward_flops_per_sequence(config, SEQ, 0.0, True)
-    matrices = 2 * 32 * 32 + (3 if config.model_type == "modernbert" else 2) * 32 * 48
+    matrices = 32 * 32 + 3 * 32 * 48 if config.model_type == "modernbert" else 2 * 32 * 32 + 2 * 32 * 48
     assert saved == 2 * SEQ * matrices + 4 * SEQ * SEQ * 32
 
 

@@ -18,10 +18,11 @@ KNOWN = {
 }  # fmt: skip
 # A part of a device, or another one whose name begins alike.
 UNKNOWN = (
-    "", "NVIDIA A100-SXM-64GB", "NVIDIA H100 80GB HBM2e", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA A10G", "NVIDIA A16",
-    "NVIDIA L40", "NVIDIA H20", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU",
-    "NVIDIA GeForce RTX 5090 Laptop GPU", "NVIDIA GeForce RTX 3090 Ti", "Tesla P100-PCIE-16GB", "NVIDIA GB200",
-    "AMD Instinct MI250X/MI250", "Intel(R) Xeon(R) Processor",
+    "", "NVIDIA A100-SXM-64GB", "NVIDIA H100 80GB HBM2e", "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+    "NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA A10G", "NVIDIA A16", "NVIDIA L40", "NVIDIA H20",
+    "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 5090 Laptop GPU",
+    "NVIDIA GeForce RTX 3090 Ti", "Tesla P100-PCIE-16GB", "NVIDIA GB200", "AMD Instinct MI250X/MI250",
+    "Intel(R) Xeon(R) Processor",
 )  # fmt: skip
 
 

@@ -1,0 +1,279 @@
+"""What a run would take, before anything is prepared or trained: `run_pretrain.py bert ... --dry_run`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
+from bert.memory import StateMemory, activation_bytes, optimizer_state_bytes, state_memory
+from bert.model import masked_lm_class
+from bert.sparse_layers import last_layer
+from nlp_adan.errors import UserError
+from nlp_adan.training.hardware import peak_flops
+
+# Where no rate is given: what well-fed GPUs reach in bf16 with BERT-sized models.
+ASSUMED_MFU = 0.4
+# Of a device's memory, for buffers of communication, workspaces and fragmentation.
+RESERVED_SHARE = 0.2
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run is planned for. None: not known.
+
+    Args:
+        world_size: ranks, a device each.
+        name: as the driver gives it.
+        memory_bytes: of one device.
+        flops_per_second: that one device sustains.
+    """
+
+    world_size: int
+    name: str | None = None
+    memory_bytes: float | None = None
+    flops_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run computes; the options of the command line, as they act.
+
+    Args:
+        global_batch_size: sequences of one optimizer step; None: `micro_batch_size` x `accumulation_steps` x ranks.
+        micro_batch_size: the most that a rank takes at a time.
+        num_train_blocks: sequences of an epoch; None where the data are not prepared yet.
+        max_steps, max_hours, num_train_epochs: the first that is not None says how long the run is.
+        optim, optim_args: as on the command line.
+        bf16: --bf16 or --fp16.
+        deepspeed: the name of the file in ds_configs/ that was chosen, without its ending, or None.
+    """
+
+    block_size: int
+    mask_probability: float
+    micro_batch_size: int
+    global_batch_size: int | None = None
+    accumulation_steps: int = 1
+    num_train_blocks: int | None = None
+    max_steps: int | None = None
+    max_hours: float | None = None
+    num_train_epochs: float | None = None
+    optim: str = "adan"
+    optim_args: str | None = None
+    bf16: bool = False
+    activation_checkpointing: bool = False
+    deepspeed: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's plan. None: not known.
+
+    `state_bytes` has an entry for each of `memory.DS_CONFIGS`, least sharded first; none where the optimizer's states
+    are not known. `flops_per_second` is that of one device.
+    """
+
+    model_type: str
+    num_parameters: int
+    workload: Workload
+    devices: Devices
+    global_batch_size: int
+    micro_batch_size: int
+    num_steps: int | None
+    flops_per_step: float
+    flops_per_second: float | None
+    rate_source: str
+    activation_bytes_per_sequence: float
+    state_bytes: dict[str, StateMemory]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Over all ranks."""
+        return self.global_batch_size * self.workload.block_size
+
+    @property
+    def hours(self) -> float | None:
+        """Trained hours: the budget, or steps x FLOPs / (ranks x rate)."""
+        if self.workload.max_steps is None and self.workload.max_hours is not None:
+            return self.workload.max_hours
+        if self.num_steps is None or self.flops_per_second is None:
+            return None
+        return self.num_steps * self.flops_per_step / (self.devices.world_size * self.flops_per_second) / 3600
+
+    def most_sequences(self, name: str) -> int | None:
+        """Sequences that a rank can take at a time under a file of ds_configs/; None where the memory is not known."""
+        if self.devices.memory_bytes is None:
+            return None
+        room = (1 - RESERVED_SHARE) * self.devices.memory_bytes - self.state_bytes[name].device_bytes
+        return max(0, int(room // self.activation_bytes_per_sequence))
+
+    @property
+    def recommended(self) -> str | None:
+        """The least sharded of `state_bytes` that the micro-batch fits beside; None: none does, or it is not known."""
+        return next(
+            (name for name in self.state_bytes if (self.most_sequences(name) or 0) >= self.micro_batch_size), None
+        )
+
+
+def make_plan(config: PretrainedConfig, workload: Workload, devices: Devices) -> Plan:
+    """The plan of training a model of this configuration; takes no memory for the model and touches no file.
+
+    Raises: UserError where the ranks cannot share the batch equally, or the model cannot be pretrained here.
+    """
+    global_batch, micro_batch = _batch_sizes(workload, devices.world_size)
+    with torch.device("meta"):
+        model = masked_lm_class(config)(config)
+    per_sequence = TRAINING_PER_FORWARD * forward_flops_per_sequence(
+        config, workload.block_size, workload.mask_probability, sparse_last_layer=last_layer(model) is not None
+    )
+    rate, rate_source = _rate(workload, devices)
+    flops_per_step = per_sequence * global_batch
+    states = optimizer_state_bytes(workload.optim, workload.optim_args)
+    return Plan(
+        model_type=config.model_type,
+        num_parameters=model.num_parameters(),
+        workload=workload,
+        devices=devices,
+        global_batch_size=global_batch,
+        micro_batch_size=micro_batch,
+        num_steps=_num_steps(workload, global_batch, flops_per_step, rate, devices.world_size),
+        flops_per_step=flops_per_step,
+        flops_per_second=rate,
+        rate_source=rate_source,
+        activation_bytes_per_sequence=activation_bytes(
+            config, workload.block_size, workload.mask_probability, workload.bf16, workload.activation_checkpointing
+        ),
+        state_bytes={}
+        if states is None
+        else state_memory(model.num_parameters(), states, devices.world_size, workload.bf16),
+    )
+
+
+def _batch_sizes(workload: Workload, world_size: int) -> tuple[int, int]:
+    """Sequences of a step over all ranks, and those that a rank takes at a time; the engine's rule."""
+    if workload.global_batch_size is None:
+        return workload.micro_batch_size * workload.accumulation_steps * world_size, workload.micro_batch_size
+    if workload.global_batch_size % world_size:
+        raise UserError(
+            f"--global_batch_size: {workload.global_batch_size} sequences cannot be shared equally by {world_size} "
+            f"ranks; choose a multiple of {world_size}"
+        )
+    per_rank = workload.global_batch_size // world_size
+    largest = min(workload.micro_batch_size, per_rank)
+    return workload.global_batch_size, next(size for size in range(largest, 0, -1) if per_rank % size == 0)
+
+
+def _rate(workload: Workload, devices: Devices) -> tuple[float | None, str]:
+    """FLOP/s that one device sustains, and where the figure is from."""
+    if devices.flops_per_second is not None:
+        return devices.flops_per_second, "as given"
+    peak = None if devices.name is None else peak_flops(devices.name)
+    if peak is None:
+        return None, f"no peak FLOP/s known of {devices.name or 'this device'}: give --flops_per_second"
+    if not workload.bf16:
+        return None, "no rate is assumed for float32: give --flops_per_second, or --bf16 true"
+    source = f"{ASSUMED_MFU:.0%} of the peak of {devices.name}, {peak / 1e12:,.1f} TFLOP/s: assumed, not measured"
+    return ASSUMED_MFU * peak, source
+
+
+def _num_steps(
+    workload: Workload, global_batch: int, flops_per_step: float, rate: float | None, world_size: int
+) -> int | None:
+    if workload.max_steps is not None:
+        return workload.max_steps
+    if workload.max_hours is not None:
+        return None if rate is None else max(1, int(workload.max_hours * 3600 * rate * world_size / flops_per_step))
+    if workload.num_train_blocks is None or workload.num_train_epochs is None:
+        return None
+    return max(1, math.ceil(workload.num_train_blocks * workload.num_train_epochs / global_batch))
+
+
+def format_plan(plan: Plan) -> str:
+    """The plan as text for a terminal, several lines without a line break at the end."""
+    work, ranks = plan.workload, plan.devices.world_size
+    accumulation = plan.global_batch_size // (plan.micro_batch_size * ranks)
+    device = plan.devices.name or "device not known"
+    if plan.devices.memory_bytes is not None:
+        device += f", {plan.devices.memory_bytes / GIB:.1f} GiB"
+    split = f"{ranks} rank{'s' * (ranks > 1)} x {plan.micro_batch_size} at a time x {accumulation}"
+    facts = [
+        ("model", f"{plan.model_type}, {plan.num_parameters / 1e6:,.1f} M parameters, {work.optim}"),
+        ("ranks", f"{ranks} x {device}, {'bf16' if work.bf16 else 'float32'}"),
+        ("batch", f"{plan.global_batch_size:,} sequences a step = {split}; x {work.block_size} = "
+                  f"{plan.tokens_per_step:,} tokens"),
+        ("length", _format_length(plan)),
+        ("work", _format_work(plan)),
+        ("time", _format_time(plan)),
+    ]  # fmt: skip
+    return "\n".join([*(f"{name:8}{text}" for name, text in facts), *_format_memory(plan)])
+
+
+def _format_length(plan: Plan) -> str:
+    if plan.num_steps is None:
+        why = "the FLOP/s are" if plan.workload.max_hours is not None else "the number of blocks is"
+        return f"not known before {why}"
+    text = f"{plan.num_steps:,} steps" if plan.workload.max_hours is None else f"about {plan.num_steps:,} steps"
+    text += f" = {plan.num_steps * plan.tokens_per_step / 1e9:,.4g} G tokens"
+    if plan.workload.num_train_blocks is None:
+        return f"{text}; the data are not prepared: epochs not known"
+    epochs = plan.num_steps * plan.global_batch_size / plan.workload.num_train_blocks
+    return f"{text} = {epochs:,.3g} epochs of {plan.workload.num_train_blocks:,} blocks"
+
+
+def _format_work(plan: Plan) -> str:
+    text = f"{plan.flops_per_step / 1e12:,.4g} TFLOP a step (matrix products, {TRAINING_PER_FORWARD} x forward)"
+    return text if plan.num_steps is None else f"{text}, {plan.num_steps * plan.flops_per_step:.3g} FLOP in all"
+
+
+def _format_time(plan: Plan) -> str:
+    rate = "" if plan.flops_per_second is None else f"{plan.flops_per_second / 1e12:,.4g} TFLOP/s a device, "
+    if plan.hours is None:
+        return f"not known: {rate}{plan.rate_source}"
+    kind = "given as the budget" if plan.hours == plan.workload.max_hours else "without evaluation and saving"
+    return f"{plan.hours:,.3g} hours ({kind}); {rate}{plan.rate_source}"
+
+
+def _format_memory(plan: Plan) -> list[str]:
+    activations = plan.micro_batch_size * plan.activation_bytes_per_sequence / GIB
+    lines = [
+        f"memory  activations, {plan.micro_batch_size} sequences at a time: {activations:,.2f} GiB a rank "
+        "(an estimate; attention without stored scores)"
+    ]
+    indent = " " * 8
+    if not plan.state_bytes:
+        return [*lines, f"{indent}states of --optim {plan.workload.optim}: not known here"]
+    known = plan.devices.memory_bytes is not None
+    heads = ("on the device", "on the host", *(("most at a time",) if known else ()))
+    lines.append(
+        f"{indent}{'parameters, gradients, states in GiB a rank':44}{''.join(head.rjust(16) for head in heads)}"
+    )
+    for name, state in plan.state_bytes.items():
+        label = "without DeepSpeed" if name == "none" else f"ds_configs/{name}.json"
+        label += " (chosen)" if (plan.workload.deepspeed or "none") == name else ""
+        cells = [f"{state.device_bytes / GIB:,.2f}", f"{state.host_bytes / GIB:,.2f}"]
+        cells += [f"{plan.most_sequences(name):,}"] if known else []
+        lines.append(f"{indent}{label:44}{''.join(cell.rjust(16) for cell in cells)}")
+    return [*lines, f"{indent}{_advice(plan)}"]
+
+
+def _advice(plan: Plan) -> str:
+    if plan.devices.memory_bytes is None:
+        return "what fits is not known before the device's memory is: give --plan_memory_gib"
+    reserve = f"{RESERVED_SHARE:.0%} of the memory is left free"
+    if plan.recommended is not None:
+        where = (
+            "without DeepSpeed"
+            if plan.recommended == "none"
+            else f"with `--deepspeed ds_configs/{plan.recommended}.json`"
+        )
+        return f"{plan.micro_batch_size} at a time fit {where} ({reserve})"
+    for name in plan.state_bytes:
+        if most := plan.most_sequences(name):
+            remedy = f"--per_device_train_batch_size {most}"
+            remedy += "" if name == "none" else f" --deepspeed ds_configs/{name}.json"
+            return f"{plan.micro_batch_size} at a time do not fit: give `{remedy}` ({reserve})"
+    return f"not one sequence fits: give `--activation_checkpointing true`, or a smaller --block_size ({reserve})"
