@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from bert.shards import TokenBlocks
 from nlp_adan.training.order import EpochOrder, IntArray
+
+
+class Blocks(Protocol):
+    """Blocks of tokens, read by their numbers (`bert.shards.TokenBlocks`)."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: IntArray) -> npt.NDArray[Any]:
+        """(n, block_size) for (n,) numbers."""
+        ...
 
 
 class TrainingBlocks(torch.utils.data.Dataset[dict[str, Any]]):
@@ -18,7 +29,7 @@ class TrainingBlocks(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of the order.
     """
 
-    def __init__(self, blocks: TokenBlocks, seed: int) -> None:
+    def __init__(self, blocks: Blocks, seed: int) -> None:
         self.blocks = blocks
         self.order = EpochOrder(len(blocks), seed)
         self.num_samples = len(blocks)
@@ -36,7 +47,7 @@ class ValidationBlocks(torch.utils.data.Dataset[dict[str, Any]]):
         blocks: the validation part.
     """
 
-    def __init__(self, blocks: TokenBlocks) -> None:
+    def __init__(self, blocks: Blocks) -> None:
         self.blocks = blocks
 
     def __len__(self) -> int:
@@ -44,4 +55,4 @@ class ValidationBlocks(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_ids` (block_size,), `sample` and `epoch`."""
-        return {"input_ids": self.blocks.read([index])[0], "sample": index, "epoch": 0}
+        return {"input_ids": self.blocks.read(np.array([index]))[0], "sample": index, "epoch": 0}

@@ -25,13 +25,13 @@ from transformers import (
 from bert.masking import MaskingCollator
 from bert.model import build_model
 from bert.samples import TrainingBlocks
-from bert.shards import TokenBlocks
 from glue_eval.finetune import example_loss
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.pretraining import PretrainingEngine
+from tests.rows import Rows
 
 NUM_STEPS = 20  # two and a half epochs of 64 samples in global batches of 8
 VOCAB_SIZE, SEQ_LENGTH = 60, 16
@@ -49,7 +49,7 @@ def masked_lm(options: EngineOptions) -> Engine:
     return PretrainingEngine(
         model=build_model(config),
         args=options,
-        train_dataset=TrainingBlocks(TokenBlocks(blocks), seed=5),
+        train_dataset=TrainingBlocks(Rows(blocks), seed=5),
         data_collator=collator,
         meter=Meter(tokens_per_step=8 * SEQ_LENGTH, flops_per_step=None, peak_flops=None),
         control=RunControl(RunClock(), None, options.num_sequences_per_step),

@@ -14,10 +14,10 @@ from transformers import TrainerControl, TrainerState
 
 from bert.masking import MaskingCollator
 from bert.samples import TrainingBlocks
-from bert.shards import TokenBlocks
 from nlp_adan.training import meter as meter_module
 from nlp_adan.training.loader import PositionLoader, PositionSampler
 from nlp_adan.training.meter import Meter, hash_of_samples
+from tests.rows import Rows
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,8 +35,8 @@ def test_ranks_and_micro_batches_make_up_each_step(
         assert sorted(found) == list(range(step * size, (step + 1) * size))
 
 
-def tiny_blocks(num_blocks: int = 21, length: int = 16) -> TokenBlocks:
-    return TokenBlocks(np.random.default_rng(0).integers(5, 60, (num_blocks, length)).astype(np.uint16))
+def tiny_blocks(num_blocks: int = 21, length: int = 16) -> Rows:
+    return Rows(np.random.default_rng(0).integers(5, 60, (num_blocks, length)).astype(np.uint16))
 
 
 def collator() -> MaskingCollator:
