@@ -6,10 +6,11 @@ small models that is half of all the work. The last layer is spared most of its 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from bert.masking import IGNORED_LABEL
+from bert.model_options import num_positions
 from bert.sparse_layers import Selection, last_layer, make_dense, make_sparse
 from nlp_adan.errors import UserError
-from nlp_adan.training.engine import mean_over_items
+from nlp_adan.hub import check_name
 
 # Columns of `token_statistics`.
 STATISTICS = ("loss_sum", "num_masked", "num_top1_correct", "num_top5_correct")
-TRIAL_SHAPE = (2, 16)  # sequences, tokens
+TRIAL_LENGTH = 16  # tokens of each of two sequences
 # Two orders of the same float32 sums. Measured: 2e-6; a head that mixes positions is off by 1.
 TRIAL_TOLERANCE = 1e-3
 
@@ -73,7 +75,7 @@ class SparseHead:
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="none")
         if num_items_in_batch is None:
             num_items_in_batch = (targets != IGNORED_LABEL).sum().clamp(min=1)
-        output = {"loss": mean_over_items(losses.sum(), 0, num_items_in_batch)}
+        output = {"loss": losses.sum() / num_items_in_batch}
         if not self.training:
             batch, length = labels.shape
             output["token_statistics"] = _token_statistics(losses, logits, targets, rows // length, batch)
@@ -104,17 +106,71 @@ def with_sparse_head(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
     return type(model_class.__name__, (SparseHead, model_class), {"__module__": model_class.__module__})
 
 
-def build_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A masked LM with fresh weights for a configuration of Hugging Face's, ready to pretrain.
+def build_model(config: PretrainedConfig, weights: str | None = None) -> PreTrainedModel:
+    """A masked LM ready to pretrain, in float32 and whole on every rank.
+
+    Args:
+        config: of any model that transformers has as a masked LM.
+        weights: a model's folder or hub name, whose weights to go on from; None: fresh ones.
 
     Raises:
-        UserError: transformers has no masked LM of this type.
+        UserError: no masked LM of this type, an attention implementation that it or this machine has not, no weights.
     """
-    # Built whole on every rank, not by `from_config`: that partitions under ZeRO-3 while it draws the weights, and the
-    # same seed then gives another model than at the other stages. ZeRO-3 partitions it afterwards.
-    model = masked_lm_class(config)(config)
+    implementation = config._attn_implementation
+    model_class = masked_lm_class(config)
+    # Not by `from_config`: under ZeRO-3 that partitions while it draws the weights, and the same seed then gives
+    # another model than at the other stages. ZeRO-3 partitions it afterwards.
+    try:
+        model = model_class(config) if weights is None else _load(model_class, config, weights)
+    except (ValueError, ImportError) as error:
+        if implementation is None:
+            raise
+        raise UserError(
+            f"--attn_implementation: {config.model_type} cannot run with {implementation!r} here; "
+            f"leave the option out to have the fastest that can ({str(error).partition(chr(10))[0]})"
+        ) from error
     compute_masked_only(model)
     return model
+
+
+def _load(model_class: type[PreTrainedModel], config: PretrainedConfig, name_or_path: str) -> PreTrainedModel:
+    check_name(name_or_path, "--model_name_or_path")
+    try:
+        with _whole_under_zero3():
+            model, info = model_class.from_pretrained(
+                name_or_path,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=config._attn_implementation,
+                output_loading_info=True,
+            )
+    except OSError as error:
+        raise UserError(
+            f"--model_name_or_path: no weights to load in {name_or_path!r}; name a folder with a model.safetensors, "
+            f"or a model on the hub ({str(error).partition(chr(10))[0]})"
+        ) from error
+    if info["missing_keys"]:
+        _warn(f"{name_or_path} has no weights for {', '.join(sorted(info['missing_keys']))}: these start fresh")
+    return model
+
+
+@contextlib.contextmanager
+def _whole_under_zero3() -> Iterator[None]:
+    """Keep `from_pretrained` from partitioning, which it does as soon as there is a ZeRO-3 configuration."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if reference is not None and reference() is not None:
+            deepspeed.set_hf_deepspeed_config(reference())
+
+
+def _warn(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        warnings.warn(text, stacklevel=3)
 
 
 def masked_lm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -148,12 +204,10 @@ def compute_masked_only(model: PreTrainedModel) -> None:
         model.sparse_last_layer = layer is not None
         return
     hook.remove()
-    if os.environ.get("RANK", "0") == "0":
-        warnings.warn(
-            f"{type(model).__name__} computes its head on all positions, not on the masked ones alone, which is "
-            f"slower: {problem}",
-            stacklevel=2,
-        )
+    _warn(
+        f"{type(model).__name__} computes its head on all positions, not on the masked ones alone, which is slower: "
+        f"{problem}"
+    )
 
 
 @torch.no_grad()
@@ -166,7 +220,8 @@ def _problem(model: PreTrainedModel, selection: Selection) -> str | None:
     if implementation not in (None, "eager", "sdpa"):
         config._attn_implementation = "sdpa"  # the others want a GPU
     model.eval()
-    ids = torch.arange(math.prod(TRIAL_SHAPE)).reshape(TRIAL_SHAPE) * 7 % (config.vocab_size - 1) + 1
+    length = min(TRIAL_LENGTH, num_positions(config))
+    ids = torch.arange(2 * length).reshape(2, -1) * 7 % (config.vocab_size - 1) + 1
     positions = torch.arange(0, ids.numel(), 3)[:-2]  # more of them in the first sequence
     own_forward = super(SparseHead, model).forward
     try:
