@@ -10,6 +10,9 @@ from typing import Any
 
 from nlp_adan.errors import UserError
 
+# Where reading begins: nothing for the beginning, else the number of a source and what its reader needs to go on inside
+# it. Positions of one corpus are ordered as the documents are.
+Position = tuple[int, ...]
 # Told how many more bytes of the sources have been read, as they are stored (compressed ones: compressed).
 OnBytes = Callable[[int], None]
 
@@ -38,11 +41,21 @@ class Corpus(ABC):
         """Every source with its digest; reads each file once."""
 
     @abstractmethod
-    def documents(self, on_bytes: OnBytes | None = None) -> Iterator[str]:
-        """The documents, none of them blank, line ends as one newline character, longer ones in pieces.
+    def read(self, start: Position = (), on_bytes: OnBytes | None = None) -> Iterator[tuple[str, Position]]:
+        """The documents from `start` on, each with the position from which the next one is read.
+
+        No document is blank; line ends are one newline character; longer documents come in pieces.
 
         Raises: UserError for input that cannot be read, naming the file and the line or byte.
         """
+
+    def documents(self, on_bytes: OnBytes | None = None) -> Iterator[str]:
+        """All documents; see `read`."""
+        return (document for document, _ in self.read((), on_bytes))
+
+    def sample_starts(self, num_bytes: int) -> list[Position]:
+        """Positions at which a sample of `num_bytes` bytes is to be taken, ascending, spread over the corpus."""
+        return [()]
 
     @property
     @abstractmethod
@@ -51,10 +64,17 @@ class Corpus(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Read through all sources, keeping nothing, so that bad input is reported before anything is made of it.
+        """Report bad input before anything is made of it, as far as that is cheap.
+
+        Text files are read and decoded, for they are hashed anyway; of files of records the first one is read.
 
         Raises: UserError for the first source that cannot be read, or where there is no text at all.
         """
+
+    @property
+    def title(self) -> str:
+        """The corpus' name without the folders above it."""
+        return self.name
 
     @cached_property
     def sources(self) -> list[Source]:

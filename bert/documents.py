@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from nlp_adan.errors import UserError, nearest
+from nlp_adan.progress import progress
 from nlp_adan.storage import sha256_file
 
-from .corpus import Corpus, OnBytes, Source
-from .table_files import check_parquet, read_jsonl, read_parquet
-from .text_files import check_text, read_text
+from .corpus import Corpus, OnBytes, Position, Source
+from .digests import Digests
+from .lines import SEEKABLE_ENCODINGS, next_line_start
+from .table_files import MAX_LINE_CHARS, check_parquet, parquet_rows, read_jsonl, read_parquet
+from .text_files import PIECE_CHARS, check_text, read_text
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+# A tokenizer's sample is taken at so many places, evenly over the corpus.
+NUM_SAMPLE_SPANS = 64
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
 
@@ -87,6 +93,11 @@ class FileCorpus(Corpus):
         self.one_document_per_file = one_document_per_file
 
     @property
+    def title(self) -> str:
+        """See `Corpus.title`."""
+        return PurePath(self.name).name
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options that change the documents; only those that these files use."""
         kinds = {_kind(path) for path in self.files}
@@ -100,17 +111,35 @@ class FileCorpus(Corpus):
         return options
 
     def _find_sources(self) -> list[Source]:
-        return [
-            Source(path.relative_to(self.folder).as_posix(), path.stat().st_size, _readable(path, sha256_file))
-            for path in self.files
-        ]
+        digests = Digests(self.folder, self.encoding)
+        sizes = [_readable(path, lambda file: file.stat().st_size) for path in self.files]
+        sources = []
+        with progress(description="Files checked", unit="byte", total=sum(sizes), leave=False) as bar:
+            for path, size in zip(self.files, sizes, strict=True):
+                digest = _readable(path, lambda file: digests.sha256(file, self._checked_digest))
+                sources.append(Source(path.relative_to(self.folder).as_posix(), size, digest))
+                bar.update(size)
+        digests.save()
+        return sources
 
-    def documents(self, on_bytes: OnBytes | None = None) -> Iterator[str]:
-        """See `Corpus.documents`. The order is that of the files, then of the documents in each."""
-        for path in self.files:
-            yield from self._read(path, on_bytes)
+    def _checked_digest(self, path: Path) -> str:
+        """SHA-256 of a file; one of text or JSON lines is decoded on the way."""
+        if _kind(path) not in (".txt", ".jsonl"):
+            return sha256_file(path)
+        digest = hashlib.sha256()
+        check_text(path, self.encoding, digest.update)
+        return digest.hexdigest()
 
-    def _read(self, path: Path, on_bytes: OnBytes | None) -> Iterator[str]:
+    def read(self, start: Position = (), on_bytes: OnBytes | None = None) -> Iterator[tuple[str, Position]]:
+        """See `Corpus.read`. The order is that of the files, then of the documents in each."""
+        first = start[0] if start else 0
+        if on_bytes is not None:
+            on_bytes(sum(source.num_bytes or 0 for source in self.sources[:first]))
+        for index, path in enumerate(self.files[first:], start=first):
+            for document, cursor in self._read(path, on_bytes, start[1:] if index == first else ()):
+                yield document, (index, *cursor)
+
+    def _read(self, path: Path, on_bytes: OnBytes | None, cursor: Position = ()) -> Iterator[tuple[str, Position]]:
         last = 0
 
         def on_position(position: int) -> None:
@@ -122,26 +151,51 @@ class FileCorpus(Corpus):
         try:
             kind = _kind(path)
             if kind == ".parquet":
-                yield from read_parquet(path, self.text_column, on_position)
+                yield from read_parquet(path, self.text_column, on_position, cursor or (0, 0))
             elif kind == ".txt":
-                yield from read_text(path, self.encoding, not self.one_document_per_file, on_position)
+                parted = not self.one_document_per_file
+                yield from read_text(path, self.encoding, parted, on_position, *cursor)
             else:
-                yield from read_jsonl(path, self.encoding, self.text_column, on_position)
+                yield from read_jsonl(path, self.encoding, self.text_column, on_position, cursor or (0, 0, 0))
         except (PermissionError, FileNotFoundError) as error:
             raise _unreadable(path, error) from error
 
     def check(self) -> None:
-        """See `Corpus.check`. Text is decoded, JSON is parsed, of parquet the schema is read."""
+        """See `Corpus.check`."""
         for path in self.files:
-            kind = _kind(path)
-            if kind == ".parquet":
+            if _kind(path) == ".parquet":
                 _readable(path, lambda file: check_parquet(file, self.text_column))
-            elif kind == ".txt":
-                _readable(path, lambda file: check_text(file, self.encoding))
-            else:
-                for _ in self._read(path, None):
-                    pass
+        self.sources  # noqa: B018 (reads, decodes and hashes every file)
+        for path in self.files:
+            if _kind(path).startswith(".jsonl"):
+                next(self._read(path, None), None)
         self._check_not_empty()
+
+    def sample_starts(self, num_bytes: int) -> list[Position]:
+        """See `Corpus.sample_starts`. Compressed JSON lines and unusual encodings are sampled at a file's beginning."""
+        if (self.num_bytes or 0) <= num_bytes:
+            return [()]
+        starts = set()
+        for number in range(NUM_SAMPLE_SPANS):
+            offset = (self.num_bytes or 0) * number // NUM_SAMPLE_SPANS
+            for index, source in enumerate(self.sources):
+                if offset < (source.num_bytes or 0):
+                    starts.add((index, *self._cursor_near(self.files[index], offset)))
+                    break
+                offset -= source.num_bytes or 0
+        return sorted(starts)
+
+    def _cursor_near(self, path: Path, offset: int) -> Position:
+        kind = _kind(path)
+        if kind == ".parquet":
+            return (parquet_rows(path, self.text_column) * offset // path.stat().st_size, 0)
+        if offset == 0 or kind == ".jsonl.gz" or self.encoding not in SEEKABLE_ENCODINGS:
+            return (0,) if kind == ".txt" else (0, 0, 0)
+        # A line that is cut in its middle is text all the same; a record is not.
+        limit = PIECE_CHARS if kind == ".txt" else MAX_LINE_CHARS
+        with open(path, "rb") as file:
+            begin = next_line_start(file, offset, limit)
+        return (begin,) if kind == ".txt" else (begin, 0, 0)
 
 
 def _kind(path: Path) -> str:

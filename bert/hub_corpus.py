@@ -7,7 +7,7 @@ from typing import Any
 
 from nlp_adan.errors import UserError
 
-from .corpus import Corpus, OnBytes, Source
+from .corpus import Corpus, OnBytes, Position, Source
 from .table_files import missing_column
 from .text_files import text_pieces
 
@@ -39,13 +39,14 @@ class HubCorpus(Corpus):
         return [Source(self.name, None, self.revision)]
 
     def check(self) -> None:
-        """See `Corpus.check`. Of a stream only the first record is looked at; the others while they are read."""
+        """See `Corpus.check`."""
         self._check_not_empty()
 
-    def documents(self, on_bytes: OnBytes | None = None) -> Iterator[str]:
-        """See `Corpus.documents`. `on_bytes` is told the bytes of the texts: the stream does not tell its own."""
-        rows = load_rows(self.path, self.configuration, self.revision)
-        for number, row in enumerate(rows):
+    def read(self, start: Position = (), on_bytes: OnBytes | None = None) -> Iterator[tuple[str, Position]]:
+        """See `Corpus.read`. `on_bytes` is told the bytes of the texts: the stream does not tell its own."""
+        first, num_pieces = start[1:] if len(start) > 1 else (0, 0)
+        rows = load_rows(self.path, self.configuration, self.revision, skip=first)
+        for number, row in enumerate(rows, start=first):
             if self.text_column not in row:
                 raise missing_column(f"the hub data set {self.name!r}", self.text_column, row)
             text = row[self.text_column]
@@ -54,14 +55,17 @@ class HubCorpus(Corpus):
                     f"the hub data set {self.name!r}, row {number}: the column {self.text_column!r} holds a "
                     f"{type(text).__name__}, not text; name another with `--text_column`"
                 )
-            for document in text_pieces(text or ""):
-                if on_bytes is not None:
-                    on_bytes(len(document.encode("utf-8", errors="replace")))
-                yield document
+            for count, document in enumerate(text_pieces(text or ""), start=1):
+                if number > first or count > num_pieces:
+                    if on_bytes is not None:
+                        on_bytes(len(document.encode("utf-8", errors="replace")))
+                    yield document, (0, number, count)
 
 
-def load_rows(path: str, configuration: str | None, revision: str | None) -> Iterator[dict[str, Any]]:
+def load_rows(path: str, configuration: str | None, revision: str | None, skip: int = 0) -> Iterator[dict[str, Any]]:
     """The rows of a data set's training split, streamed; where the hub is switched off, from its local cache.
+
+    skip: so many rows are left out at the beginning.
 
     Raises: UserError where the data set cannot be loaded: configuration or split missing, no access.
     """
@@ -70,7 +74,7 @@ def load_rows(path: str, configuration: str | None, revision: str | None) -> Ite
     offline = bool(datasets.config.HF_HUB_OFFLINE)
     try:
         rows = datasets.load_dataset(path, configuration, split=SPLIT, streaming=not offline, revision=revision)
-        yield from rows
+        yield from rows.skip(skip) if skip else rows
     except (
         Exception
     ) as error:  # whatever the network, the hub or a data set's files make of it: no code of ours is inside

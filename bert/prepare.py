@@ -1,41 +1,45 @@
-"""From a corpus and a tokenizer to memory-mapped blocks of tokens on disk, once for each combination of the two."""
+"""From a corpus and a tokenizer to blocks of tokens on disk, once for each combination of the two."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from hashlib import blake2b
+import errno
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlp_adan.errors import UserError
-from nlp_adan.progress import progress
-from nlp_adan.storage import cache_folder, new_folder, sha256_file, sha256_json, write_json
+from nlp_adan.storage import cache_folder, new_folder, sha256_file, sha256_json, sync_folder, write_json
 
+from .build import SHARD_BYTES, Plan, block_format
 from .corpus import Corpus
+from .digests import Digests
 from .documents import open_corpus
-from .packing import BlockFormat, BlockWriter
-from .prepared import PreparedData, open_prepared
-from .tokenizer import (
-    DEFAULT_SAMPLE_BYTES,
-    TRAINER_VERSION,
-    TokenizerKind,
-    load_tokenizer,
-    tokenizer_digest,
-    train_tokenizer,
+from .encoding import default_num_workers
+from .journal import LOCK, Journal, locked
+from .parts import make_parts, repair, without_special_tokens
+from .prepared import (
+    COUNTS,
+    TOKENIZER,
+    PreparedData,
+    damaged_files,
+    open_prepared,
+    read_manifest,
+    write_manifest,
 )
+from .provenance import num_equal_sources, options_that_differ, preparation, sources_that_differ
+from .sample import DEFAULT_SAMPLE_BYTES, CorpusSample
+from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Counted up when the same inputs would give other files.
-FORMAT_VERSION = 1
-PARTS = ("train", "valid")
-# Text tokenized at once, spread over the cores by the tokenizers library.
-BATCH_CHARS = 1 << 21
+# In the folder of a tokenizer that was trained here: from what.
+SAMPLE_RECORD = "training_sample.json"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare_pretraining_data(
@@ -43,6 +47,7 @@ def prepare_pretraining_data(
     *,
     encoding: str = "utf-8",
     text_column: str = "text",
+    one_document_per_file: bool | None = None,
     tokenizer_name_or_path: str | None = None,
     vocab_size: int = 50_265,
     tokenizer_kind: TokenizerKind = "bpe",
@@ -51,22 +56,30 @@ def prepare_pretraining_data(
     seed: int = 0,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
     folder: Path | None = None,
+    num_workers: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    verify: bool = False,
 ) -> tuple[PreparedData, PreTrainedTokenizerBase]:
     """The whole way from `--data` to blocks: open, check, train or load the tokenizer, prepare. Each step is cached.
 
-    data, encoding, text_column: see `open_corpus`; tokenizer_name_or_path: None trains one of `vocab_size` tokens of
-    `tokenizer_kind` on a sample of `sample_bytes`; seed: of the split; folder: of the prepared data, None for the
-    cache.
+    data, encoding, text_column, one_document_per_file: see `open_corpus`; tokenizer_name_or_path: None trains one of
+    `vocab_size` tokens of `tokenizer_kind` on a sample of `sample_bytes`; seed: of the split; folder: of the prepared
+    data, None for the cache; num_workers: processes that tokenize, None for one a core, up to four; verify: hash files
+    that are there already.
 
-    Raises: UserError for whatever is wrong with the data or the options, before anything is written.
+    Raises: UserError for whatever is wrong with the data or the options.
     """
     _check_options(block_size, valid_fraction)
-    corpus = open_corpus(data, encoding, text_column)
+    corpus = open_corpus(data, encoding, text_column, one_document_per_file)
     if tokenizer_name_or_path is not None:
         tokenizer = load_tokenizer(tokenizer_name_or_path)
     else:
         tokenizer = _cached_tokenizer(corpus, vocab_size, tokenizer_kind, sample_bytes)
-    return prepare(corpus, tokenizer, block_size, valid_fraction, folder, seed), tokenizer
+    prepared = prepare(
+        corpus, tokenizer, block_size, valid_fraction, folder, seed,
+        num_workers=num_workers, shard_bytes=shard_bytes, verify=verify,
+    )  # fmt: skip
+    return prepared, tokenizer
 
 
 def _cached_tokenizer(
@@ -83,12 +96,11 @@ def _cached_tokenizer(
     folder = cache_folder() / f"tokenizer-{sha256_json(recipe)[:16]}"
     if not folder.is_dir():
         corpus.check()
-        size = corpus.num_bytes
-        with progress(description=f"Tokenizer of {vocab_size:,} tokens", unit="byte", total=size) as bar:
-            tokenizer = train_tokenizer(corpus.documents(bar.update), vocab_size, kind, sample_bytes, size)
+        sample = CorpusSample(corpus, sample_bytes)
+        tokenizer = train_tokenizer(sample, vocab_size, kind)
         with new_folder(folder) as temporary:
             tokenizer.save_pretrained(str(temporary))
-            write_json(temporary / "training_sample.json", {"corpus_name": corpus.name, **recipe})
+            write_json(temporary / SAMPLE_RECORD, {"corpus_name": corpus.title, **recipe, "sample": sample.record})
     return load_tokenizer(str(folder))
 
 
@@ -97,18 +109,9 @@ def default_folder(key: str) -> Path:
     return cache_folder() / f"prepared-{key[:16]}"
 
 
-def preparation(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, block_size: int, valid_fraction: float, seed: int
-) -> dict[str, Any]:
-    """All that the prepared files depend on, as a JSON value; its hash is their key."""
-    return {
-        "corpus": corpus.identity(),
-        "tokenizer_sha256": tokenizer_digest(tokenizer),
-        "block_size": block_size,
-        "valid_fraction": valid_fraction,
-        "split_seed": seed,
-        "format": FORMAT_VERSION,
-    }
+def unfinished_folder(folder: Path) -> Path:
+    """Where prepared data is made before it is whole."""
+    return folder.with_name(f".{folder.name}.unfinished")
 
 
 def prepare(
@@ -118,66 +121,155 @@ def prepare(
     valid_fraction: float,
     folder: Path | None = None,
     seed: int = 0,
+    *,
+    num_workers: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    verify: bool = False,
 ) -> PreparedData:
-    """Tokenize, split and pack a corpus into `folder`; where it is there already, open it.
+    """Tokenize, split and pack a corpus into `folder`. What is there already is opened, what is damaged made anew.
 
     block_size: tokens, the special ones at both ends included; valid_fraction: share of the documents that make the
-    validation part, chosen by their hash; seed: another one chooses others; folder: None for the cache.
+    validation part, chosen by their hash; seed: another one chooses others; folder: None for the cache; num_workers,
+    verify: see `prepare_pretraining_data`; shard_bytes: of a shard of the training part.
 
     Raises: UserError where the folder holds other data, the corpus cannot be read or is too small for one block of
-    each part. Nothing is left behind then.
+    each part. What was finished until then is kept beside the folder, and the next call goes on from there.
     """
-    inputs = preparation(corpus, tokenizer, block_size, valid_fraction, seed)
-    key = sha256_json(inputs)
-    folder = default_folder(key) if folder is None else folder
-    if folder.exists():
-        prepared = open_prepared(folder)
-        if prepared.manifest["key"] != key:
-            changed = [name for name, value in inputs.items() if prepared.manifest["inputs"].get(name) != value]
-            raise UserError(
-                f"{folder} holds data prepared from other inputs (different: {', '.join(changed)}): "
-                "name another folder, or delete this one"
-            )
-        return prepared
     form = block_format(tokenizer, block_size)
-    corpus.check()
-    with new_folder(folder) as temporary:
-        manifest = {"key": key, "inputs": inputs, "corpus_name": corpus.name}
-        manifest.update(_write_parts(corpus, tokenizer, form, valid_fraction, seed, temporary))
-        write_json(temporary / "manifest.json", manifest)
+    num_workers = default_num_workers() if num_workers is None else num_workers
+    plan = Plan(corpus, tokenizer, form, valid_fraction, seed, shard_bytes, num_workers)
+    inputs = preparation(plan)
+    key = sha256_json(inputs)
+    in_cache = folder is None
+    folder = default_folder(key) if folder is None else folder
+    partial = unfinished_folder(folder)
+    try:
+        if not folder.exists():
+            with locked(partial, folder.exists) as must_work:
+                if must_work:
+                    _make(plan, inputs, partial, folder, in_cache)
+        _open_or_repair(plan, inputs, folder, verify)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise _no_space(plan, partial, error) from error
+        raise
     return open_prepared(folder)
 
 
-def block_format(tokenizer: PreTrainedTokenizerBase, block_size: int) -> BlockFormat:
-    """The blocks' shape for a tokenizer: the special tokens that it puts around one sequence.
+def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path, in_cache: bool) -> None:
+    """Make all files in `partial`, then give it its name."""
+    try:
+        journal = _journal(inputs, partial)
+        if not journal.entries:
+            plan.corpus.check()
+        plan.tokenizer.save_pretrained(str(partial / TOKENIZER))
+        parts, counts = make_parts(plan, partial, journal)
+    except UserError:
+        found = Journal.read(partial)
+        if in_cache or found is None or not found.entries:
+            # Of no use to a later start: with the data mended the cache has another key.
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    np.save(partial / COUNTS, without_special_tokens(counts, plan))
+    (partial / LOCK).unlink()
+    sampled = Path(plan.tokenizer.name_or_path or "") / SAMPLE_RECORD
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    known = {name: digest for entry in journal.all_entries() for name, digest in entry.digests().items()}
+    names = [path.relative_to(partial).as_posix() for path in files]
+    manifest = {
+        "key": sha256_json(inputs),
+        "inputs": inputs,
+        "corpus_name": plan.corpus.title,
+        "tokenizer_sample": json.loads(sampled.read_text(encoding="utf-8")) if sampled.is_file() else None,
+        "block_size": plan.form.block_size,
+        "vocab_size": plan.form.vocab_size,
+        "dtype": np.dtype(plan.form.dtype).name,
+        "block_prefix": plan.form.prefix,
+        "block_suffix": plan.form.suffix,
+        "document_separator": plan.form.separator,
+        **parts,
+        "files": {
+            name: {"num_bytes": path.stat().st_size, "sha256": known.get(name) or sha256_file(path)}
+            for name, path in zip(names, files, strict=True)
+        },
+    }
+    write_manifest(partial, manifest)
+    sync_folder(partial)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+    _remember(folder, manifest)
 
-    Raises: UserError where a block of this size has no room between them.
+
+def _remember(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Know the files of prepared data by their size and time of change, so that a later start need not read them."""
+    digests = Digests(folder)
+    for name, entry in manifest["files"].items():
+        digests.remember(folder / name, entry["sha256"])
+    digests.save()
+
+
+def _journal(inputs: dict[str, Any], partial: Path) -> Journal:
+    """The journal to go on with: the one that is there, as far as it holds for these inputs, or a new one.
+
+    Raises: UserError where another preparation is there that was not finished.
     """
-    text = "a"
-    inner = tokenizer(text, add_special_tokens=False)["input_ids"]
-    outer = tokenizer(text)["input_ids"]
-    begin = next(i for i in range(len(outer)) if outer[i : i + len(inner)] == inner)
-    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    form = BlockFormat(
-        block_size=block_size,
-        prefix=tuple(outer[:begin]),
-        suffix=tuple(outer[begin + len(inner) :]),
-        separator=separator,
-        vocab_size=len(tokenizer),
-    )
-    if form.num_content < 1:
+    journal = Journal.read(partial)
+    if journal is None:
+        journal = Journal(partial, inputs, [])
+    elif journal.inputs != inputs:
+        options = options_that_differ(journal.inputs, inputs)
+        sources = sources_that_differ(journal.inputs, inputs)
+        if set(options) - {"tokenizer"} or (options and not sources):
+            raise UserError(
+                f"{partial} holds an unfinished preparation from other inputs (different: {', '.join(options)}): "
+                "name another folder with `--output_dir`, or delete this one"
+            )
+        num_equal = 0 if options else num_equal_sources(journal.inputs, inputs)
+        journal.keep_sources(num_equal)
+        why = f"the sources differ ({', '.join(sources)})" + (" and so does the tokenizer" if options else "")
+        kept = len(journal.entries)
+        print(f"{partial}: {why}; {kept} finished shards of before them are kept", flush=True)
+        journal = Journal(partial, inputs, journal.entries)
+    journal.start()
+    return journal
+
+
+def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bool) -> None:
+    """Compare what is in `folder` with what it should be.
+
+    Raises: UserError where it was prepared from other inputs, naming what changed.
+    """
+    manifest = read_manifest(folder)
+    if manifest["inputs"] != inputs:
+        sources = sources_that_differ(manifest["inputs"], inputs)
+        options = options_that_differ(manifest["inputs"], inputs)
+        told = [f"changed since: {', '.join(sources)}"] if sources else []
+        told += [f"different: {', '.join(options)}"] if options else []
         raise UserError(
-            f"a block of {block_size} tokens has no room for text between its special tokens: choose "
-            f"`--block_size {block_size - form.num_content + 1}` or more"
+            f"{folder} holds data prepared from other inputs ({'; '.join(told)}): "
+            "name another folder with `--output_dir`, or delete this one"
         )
-    return form
+    damaged = damaged_files(folder, manifest, read_all=verify)
+    if damaged:
+        for name, state in damaged.items():
+            print(f"{folder / name} {state}: making it anew", flush=True)
+        with locked(unfinished_folder(folder), lambda: False):
+            repair(plan, folder, manifest, damaged)
+            shutil.rmtree(unfinished_folder(folder))
+        _remember(folder, manifest)
 
 
-def is_valid_document(document: str, valid_fraction: float, seed: int) -> bool:
-    """Whether a document belongs to the validation part: by its own hash, so neither order nor company matter."""
-    content = document.encode("utf-8", errors="replace")
-    digest = blake2b(content, digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "big") < valid_fraction * 2**64
+def _no_space(plan: Plan, partial: Path, error: OSError) -> UserError:
+    """The error of a full disk: how much was written, and how much more is needed, estimated from the share read."""
+    journal = Journal.read(partial)
+    written = sum(entry.num_blocks for entry in journal.entries) * plan.form.block_bytes if journal else 0
+    total = plan.corpus.num_bytes
+    # English has some 4 bytes a token, and a token takes 2 bytes here, or 4.
+    guess = f"; all of it needs about {total * np.dtype(plan.form.dtype).itemsize / 4 / 1e9:.2f} GB" if total else ""
+    return UserError(
+        f"no space left on the disk of {partial} ({error.strerror}): {written / 1e9:.2f} GB of shards are finished"
+        f"{guess}. Make room and run the same command again: it goes on after the last finished shard"
+    )
 
 
 def _check_options(block_size: int, valid_fraction: float) -> None:
@@ -187,94 +279,3 @@ def _check_options(block_size: int, valid_fraction: float) -> None:
         raise UserError(
             f"a validation part of {valid_fraction} is impossible: choose a fraction between 0 and 1, as 0.01"
         )
-
-
-def _write_parts(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    form: BlockFormat,
-    valid_fraction: float,
-    seed: int,
-    folder: Path,
-) -> dict[str, Any]:
-    """Write the parts' files and the counts; the manifest's entries about them."""
-    started = time.monotonic()
-    num_chars = dict.fromkeys(PARTS, 0)
-    with ExitStack() as stack:
-        writers = {part: BlockWriter(stack.enter_context(open(folder / f"{part}.bin", "wb")), form) for part in PARTS}
-        bar = stack.enter_context(progress(description="Tokens", unit="byte", total=corpus.num_bytes))
-        for batch in _batches(corpus.documents(bar.update)):
-            for document, ids in zip(batch, _encode(tokenizer, batch), strict=True):
-                part = PARTS[is_valid_document(document, valid_fraction, seed)]
-                writers[part].add(ids)
-                num_chars[part] += len(document)
-            num_documents = sum(writer.num_documents for writer in writers.values())
-            bar.set_postfix_str(
-                f"{num_documents / max(1e-9, time.monotonic() - started):.0f} documents/s", refresh=False
-            )
-        for writer in writers.values():
-            writer.finish()
-    _check_enough(writers, form, valid_fraction)
-    counts = writers["train"].counts
-    counts[[token for token in tokenizer.all_special_ids if token < len(counts)]] = 0
-    np.save(folder / "train_counts.npy", counts)
-    files = ["train.bin", "valid.bin", "train_counts.npy"]
-    return {
-        "block_size": form.block_size,
-        "vocab_size": form.vocab_size,
-        "dtype": np.dtype(form.dtype).name,
-        "block_prefix": form.prefix,
-        "block_suffix": form.suffix,
-        "document_separator": form.separator,
-        **{part: _summary(writers[part], num_chars[part]) for part in PARTS},
-        "files": {
-            name: {"num_bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files
-        },
-    }
-
-
-def _summary(writer: BlockWriter, num_chars: int) -> dict[str, int]:
-    return {
-        "num_blocks": writer.num_blocks,
-        "num_tokens": writer.num_blocks * writer.form.block_size,
-        "num_documents": writer.num_documents,
-        "num_document_tokens": writer.num_document_tokens,
-        "num_dropped_tokens": writer.num_dropped_tokens,
-        "num_chars": num_chars,
-    }
-
-
-def _check_enough(writers: dict[str, BlockWriter], form: BlockFormat, valid_fraction: float) -> None:
-    for part, writer in writers.items():
-        if writer.num_blocks == 0:
-            raise UserError(
-                f"too little text for one block of {form.block_size} tokens in the {part} part: it has "
-                f"{writer.num_document_tokens} tokens in {writer.num_documents} documents, and "
-                f"--valid_fraction {valid_fraction}. Add text, choose a smaller --block_size, or a "
-                f"{'larger' if part == 'valid' else 'smaller'} --valid_fraction"
-            )
-
-
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    num_chars = 0
-    for document in documents:
-        batch.append(document)
-        num_chars += len(document)
-        if num_chars >= BATCH_CHARS:
-            yield batch
-            batch, num_chars = [], 0
-    if batch:
-        yield batch
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, batch: Sequence[str]) -> Iterator[list[int]]:
-    """The ids of each document, without special tokens and without truncation."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        yield from tokenizer(list(batch), add_special_tokens=False, verbose=False)["input_ids"]
-        return
-    backend.no_truncation()
-    backend.no_padding()
-    for encoding in backend.encode_batch_fast(list(batch), add_special_tokens=False):
-        yield encoding.ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 import zlib
@@ -13,11 +12,14 @@ from typing import Any, BinaryIO, cast
 
 from nlp_adan.errors import UserError, nearest
 
+from .lines import Lines
 from .text_files import check_decodes, text_pieces
 
 # One JSON line is held in memory as a whole.
-MAX_LINE_CHARS = 1 << 26
-PARQUET_BATCH_ROWS = 1024
+MAX_LINE_CHARS = 1 << 24
+PARQUET_BATCH_ROWS = 64
+# Without it pyarrow reads the whole column of a row group at once.
+PARQUET_BUFFER_BYTES = 1 << 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -31,27 +33,36 @@ def missing_column(where: str, column: str, present: Iterable[str]) -> UserError
     )
 
 
-def read_jsonl(path: Path, encoding: str, column: str, on_position: Callable[[int], None]) -> Iterator[str]:
+def read_jsonl(
+    path: Path,
+    encoding: str,
+    column: str,
+    on_position: Callable[[int], None],
+    start: tuple[int, ...] = (0, 0, 0),
+) -> Iterator[tuple[str, tuple[int, int, int]]]:
     """The documents of a file of JSON lines (`.gz`: compressed). Blank lines and null texts are left out.
+
+    Each comes with the `start` from which the next one is read: the offset of a line in the (decompressed) file, the
+    number of lines before it, the number of pieces of its text that came already.
 
     Raises: UserError naming the line that is not a JSON object or lacks the column, the byte that is not in this
     encoding, or the file whose compressed data is damaged or ends early.
     """
+    offset, number, num_pieces = start
     with open(path, "rb") as raw:
-        stream = _decompressed(path, raw)
-        number = 0
         try:
-            lines = io.TextIOWrapper(cast(Any, stream), encoding=encoding, newline="\n")
-            while line := lines.readline(MAX_LINE_CHARS):
+            lines = Lines(_decompressed(path, raw), encoding, MAX_LINE_CHARS, universal=False, start=offset)
+            for line in lines:
                 number += 1
-                if len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
-                    raise UserError(
-                        f"{path}, line {number}: longer than {MAX_LINE_CHARS:,} characters; split the record"
-                    )
-                line = line.removeprefix("\ufeff") if number == 1 else line
+                where = f"{path}, line {number}"
+                if len(line) >= MAX_LINE_CHARS - 1 and not line.endswith("\n"):
+                    raise UserError(f"{where}: longer than {MAX_LINE_CHARS:,} characters; split the record")
                 if line.strip():
-                    yield from text_pieces(_text_of(f"{path}, line {number}", line, column))
+                    for count, piece in enumerate(text_pieces(_text_of(where, line, column)), start=1):
+                        if count > num_pieces:
+                            yield piece, (lines.begin, number - 1, count)
                     on_position(raw.tell())
+                num_pieces = 0
         except EOFError as error:
             raise UserError(
                 f"{path}: the compressed data ends early, after line {number}; the file is cut off: fetch it again"
@@ -89,23 +100,36 @@ def _text_of(where: str, line: str, column: str) -> str:
     return _SURROGATE.sub("\ufffd", text)  # halves of a surrogate pair, which no encoding can write
 
 
-def read_parquet(path: Path, column: str, on_position: Callable[[int], None]) -> Iterator[str]:
+def read_parquet(
+    path: Path, column: str, on_position: Callable[[int], None], start: tuple[int, ...] = (0, 0)
+) -> Iterator[tuple[str, tuple[int, int]]]:
     """The documents of a parquet file, in batches of rows. Nulls are left out.
+
+    Each comes with the `start` from which the next one is read: the number of a row and of the pieces of its text that
+    came already.
 
     Raises: UserError for a file that is damaged or without this column of strings.
     """
     import pyarrow
 
     num_bytes = path.stat().st_size
+    first_row, num_pieces = start
     num_rows = 0
     with _open_parquet(path, column) as file:
         total_rows = max(1, file.metadata.num_rows)
         try:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    yield from text_pieces(text or "")
-                num_rows += batch.num_rows
-                on_position(num_bytes * num_rows // total_rows)
+            for group in range(file.metadata.num_row_groups):
+                if num_rows + file.metadata.row_group(group).num_rows <= first_row:
+                    num_rows += file.metadata.row_group(group).num_rows
+                    continue
+                for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=[column]):
+                    skipped = min(max(0, first_row - num_rows), batch.num_rows)
+                    for row, text in enumerate(batch.column(0).slice(skipped).to_pylist(), start=num_rows + skipped):
+                        for count, piece in enumerate(text_pieces(text or ""), start=1):
+                            if row > first_row or count > num_pieces:
+                                yield piece, (row, count)
+                    num_rows += batch.num_rows
+                    on_position(num_bytes * num_rows // total_rows)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged parquet data after row {num_rows} ({error}); fetch it again") from error
     on_position(num_bytes)
@@ -116,12 +140,18 @@ def check_parquet(path: Path, column: str) -> None:
     _open_parquet(path, column).close()
 
 
+def parquet_rows(path: Path, column: str) -> int:
+    """The number of rows of a parquet file with this column."""
+    with _open_parquet(path, column) as file:
+        return int(file.metadata.num_rows)
+
+
 def _open_parquet(path: Path, column: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a whole parquet file ({reason}); fetch it again") from error

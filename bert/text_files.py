@@ -15,6 +15,8 @@ from typing import BinaryIO
 from nlp_adan.errors import UserError
 from nlp_adan.storage import CHUNK_BYTES
 
+from .lines import Lines
+
 # A longer document comes in pieces of at most this many characters, cut at a blank line where the second half of a
 # piece has one, else at a line's end, else anywhere: memory stays bounded, and a split by document stays even.
 PIECE_CHARS = 65_536
@@ -70,40 +72,36 @@ def text_pieces(text: str) -> Iterator[str]:
 
 
 def read_text(
-    path: Path, encoding: str, split_at_blank_lines: bool, on_position: Callable[[int], None]
-) -> Iterator[str]:
-    """The documents of a text file. `on_position` is told the number of bytes read so far, now and then.
+    path: Path, encoding: str, split_at_blank_lines: bool, on_position: Callable[[int], None], start: int = 0
+) -> Iterator[tuple[str, tuple[int]]]:
+    """The documents of a text file, each with the `start` from which the next one is read.
+
+    `on_position` is told the number of bytes read so far, now and then.
 
     Raises: UserError naming the byte where the file is not in this encoding.
     """
     with open(path, "rb") as raw:
-        file = io.TextIOWrapper(raw, encoding=encoding, newline=None)
-        first = True
-
-        def lines() -> Iterator[str]:
-            nonlocal first
-            while line := file.readline(PIECE_CHARS):
-                if first:
-                    line = line.removeprefix("\ufeff")
-                    first = False
-                yield line
-
+        lines = Lines(raw, encoding, PIECE_CHARS, universal=True, start=start)
         try:
-            for document in pieces(lines(), split_at_blank_lines):
+            for document in pieces(lines, split_at_blank_lines):
                 on_position(raw.tell())
-                yield document
+                # Yielded when the line that came last is not in it.
+                yield document, (lines.begin,)
         except UnicodeDecodeError:
             check_text(path, encoding)
             raise
         on_position(raw.tell())
 
 
-def check_text(path: Path, encoding: str) -> None:
-    """Raises: UserError where a file is binary or not in this encoding, naming the first byte of that kind."""
+def check_text(path: Path, encoding: str, on_chunk: Callable[[bytes], object] | None = None) -> None:
+    """Read a file of text to its end; `on_chunk` is given all of its bytes.
+
+    Raises: UserError where it is binary or not in this encoding, naming the first byte of that kind.
+    """
     with open(path, "rb") as file:
         _check_magic(path, file.read(8))
         file.seek(0)
-        check_decodes(path, encoding, file)
+        check_decodes(path, encoding, file, on_chunk)
 
 
 def _check_magic(path: Path, head: bytes) -> None:
@@ -112,8 +110,10 @@ def _check_magic(path: Path, head: bytes) -> None:
             raise UserError(f"{path} is {kind}, not text: remove it from the data, or convert it to text")
 
 
-def check_decodes(path: Path, encoding: str, stream: BinaryIO) -> None:
-    """Read a stream of bytes to its end.
+def check_decodes(
+    path: Path, encoding: str, stream: BinaryIO, on_chunk: Callable[[bytes], object] | None = None
+) -> None:
+    """Read a stream of bytes to its end; `on_chunk` is given them.
 
     Raises: UserError at a NUL character or a byte that is not in this encoding: its offset, its line, the remedy.
     """
@@ -122,6 +122,8 @@ def check_decodes(path: Path, encoding: str, stream: BinaryIO) -> None:
     num_bytes, num_lines = 0, 1
     while True:
         chunk = stream.read(CHUNK_BYTES)
+        if on_chunk is not None:
+            on_chunk(chunk)
         waiting = decoder.getstate()[0]
         try:
             text = decoder.decode(chunk, final=not chunk)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,30 +33,27 @@ NUM_BYTES_IN_ALPHABET = 256
 # WordPiece: characters rarer than the commonest thousand become [UNK], as in BERT's own vocabulary.
 MAX_ALPHABET = 1000
 MIN_PAIR_FREQUENCY = 2
-DEFAULT_SAMPLE_BYTES = 8_000_000
 # Counted up when the same text would give another tokenizer.
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 
 
 def train_tokenizer(
-    documents: Iterable[str],
-    vocab_size: int,
-    kind: TokenizerKind = "bpe",
-    sample_bytes: int = DEFAULT_SAMPLE_BYTES,
-    total_bytes: int | None = None,
-    model_max_length: int | None = None,
+    documents: Iterable[str], vocab_size: int, kind: TokenizerKind = "bpe", model_max_length: int | None = None
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of exactly `vocab_size` tokens, special ones included; the same text gives the same tokenizer.
 
-    kind: "bpe" (byte-level, cased, no unknown tokens: RoBERTa's) or "wordpiece" (uncased: BERT's);
-    sample_bytes, total_bytes: see `sample_documents`; model_max_length: tokens, None: no limit.
+    documents: all of them are used (`bert.sample` bounds them); an iterator is kept in memory where it is needed twice;
+    kind: "bpe" (byte-level, cased, no unknown tokens: RoBERTa's) or "wordpiece" (uncased: BERT's); model_max_length:
+    tokens, None: no limit.
 
     Raises: UserError for a vocabulary larger than the text supports or smaller than its alphabet.
     """
     if kind not in KINDS:
         raise UserError(f"tokenizer kind {kind!r} is unknown{nearest(kind, KINDS)}; choose one of {', '.join(KINDS)}")
-    sample = sample_documents(documents, sample_bytes, total_bytes)
-    backend = _train_bpe(sample, vocab_size) if kind == "bpe" else _train_wordpiece(list(sample), vocab_size)
+    if kind == "bpe":
+        backend = _train_bpe(documents, vocab_size)
+    else:
+        backend = _train_wordpiece(list(documents) if isinstance(documents, Iterator) else documents, vocab_size)
     reached = backend.get_vocab_size()
     if reached < vocab_size:
         raise UserError(
@@ -65,25 +61,6 @@ def train_tokenizer(
             f"for {reached:,}. Add text, or choose `--vocab_size {_round_size(reached)}` or less"
         )
     return _wrap(backend, kind, model_max_length)
-
-
-def sample_documents(documents: Iterable[str], sample_bytes: int, total_bytes: int | None) -> Iterator[str]:
-    """Documents of about `sample_bytes` bytes (UTF-8) in all, at most that and one document.
-
-    With the corpus' size given, documents are chosen by their hash, evenly over the corpus; without it (a stream) the
-    sample is the corpus' beginning. (Of compressed files the size is too small, and the sample ends before the corpus
-    does.) The order is kept.
-    """
-    share = 1.0 if not total_bytes else min(1.0, sample_bytes / total_bytes)
-    left = sample_bytes
-    for document in documents:
-        encoded = document.encode("utf-8", errors="replace")
-        if share < 1.0 and int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big") >= share * 2**64:
-            continue
-        yield document
-        left -= len(encoded)
-        if left <= 0:
-            return
 
 
 def _round_size(reached: int) -> int:
@@ -115,7 +92,7 @@ def _train_bpe(sample: Iterable[str], vocab_size: int) -> Tokenizer:
     return backend
 
 
-def _train_wordpiece(sample: list[str], vocab_size: int) -> Tokenizer:
+def _train_wordpiece(sample: Iterable[str], vocab_size: int) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(lowercase=True)
     words = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()

@@ -34,7 +34,9 @@ def texts(data: Path, **options: Any) -> list[str]:
 def error_of(data: Path | str, **options: Any) -> str:
     """The message of the error that opening and checking raise; one or two lines."""
     with pytest.raises(UserError) as raised:
-        open_corpus(str(data), **options).check()
+        corpus = open_corpus(str(data), **options)
+        corpus.check()
+        list(corpus.documents())
     message = str(raised.value)
     assert message.count("\n") <= 1
     return message

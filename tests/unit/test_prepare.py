@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from bert import packing, prepare
+from bert import build, packing, prepare
+from bert.build import IsValid, Plan, block_format
 from bert.documents import open_corpus
-from bert.packing import BlockFormat, BlockWriter
-from bert.prepare import block_format, is_valid_document, open_prepared, prepare_pretraining_data
+from bert.packing import BlockFormat, PartWriter, ShardEntry
+from bert.prepare import open_prepared, prepare_pretraining_data
+from bert.provenance import preparation
+from bert.shards import shard_name
 from bert.tokenizer import train_tokenizer
 from nlp_adan.errors import UserError
 
@@ -28,6 +31,10 @@ WORDS = [*STEMS, *(one + two for one in STEMS for two in STEMS)]
 def make_documents(count: int, seed: int = 0) -> list[str]:
     generator = random.Random(seed)
     return [f"{i} " + " ".join(generator.choices(WORDS, k=generator.randint(5, 60))) for i in range(count)]
+
+
+def in_valid(document: str, fraction: float, seed: int) -> bool:
+    return IsValid(fraction, seed)(document.encode())
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +54,15 @@ def corpus_file(tmp_path: Path) -> Path:
     return file
 
 
-def pack(documents: list[list[int]], form: BlockFormat) -> tuple[BlockWriter, np.ndarray]:
-    file = io.BytesIO()
-    writer = BlockWriter(file, form)
+def pack(folder: Path, documents: list[list[int]], form: BlockFormat) -> tuple[PartWriter, np.ndarray]:
+    entries: list[ShardEntry] = []
+    writer = PartWriter(folder, "train", form, 7, lambda _, entry: entries.append(entry))
     for ids in documents:
-        writer.add(ids)
+        writer.add(np.array(ids, dtype=form.dtype))
     writer.finish()
-    return writer, np.frombuffer(file.getvalue(), dtype=form.dtype).reshape(-1, form.block_size)
+    assert [entry.num_blocks for entry in entries[:-1]] == [7] * (len(entries) - 1)
+    content = b"".join((folder / shard_name("train", entry.shard)).read_bytes() for entry in entries)
+    return writer, np.frombuffer(content, dtype=form.dtype).reshape(-1, form.block_size)
 
 
 @settings(max_examples=150, deadline=None)
@@ -78,7 +87,8 @@ def test_blocks_without_their_ends_are_the_stream(
     form = BlockFormat(num_content + len(prefix) + len(suffix), prefix, suffix, separator, vocab_size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "MIN_WRITTEN_TOKENS", written)
-        writer, blocks = pack(documents, form)
+        with tempfile.TemporaryDirectory() as folder:
+            writer, blocks = pack(Path(folder), documents, form)
     stream: list[int] = []
     for ids in filter(None, documents):
         stream += ([separator] if stream and separator is not None else []) + ids
@@ -96,17 +106,17 @@ def test_blocks_without_their_ends_are_the_stream(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=20), unique=True), st.randoms(), st.integers(0, 5))
 def test_split_is_stable_under_reordering_and_growth(documents: list[str], generator: random.Random, seed: int) -> None:
-    part = {document: is_valid_document(document, 0.3, seed) for document in documents}
+    part = {document: in_valid(document, 0.3, seed) for document in documents}
     shuffled = [*documents, "a new one"]
     generator.shuffle(shuffled)
-    assert all(is_valid_document(document, 0.3, seed) == part[document] for document in shuffled if document in part)
+    assert all(in_valid(document, 0.3, seed) == part[document] for document in shuffled if document in part)
     # a larger part holds the smaller one
-    assert all(is_valid_document(document, 0.6, seed) for document in documents if part[document])
+    assert all(in_valid(document, 0.6, seed) for document in documents if part[document])
 
 
 def test_split_has_the_share_and_heeds_the_seed() -> None:
     documents = [str(i) for i in range(4000)]
-    chosen = [{text for text in documents if is_valid_document(text, 0.1, seed)} for seed in (0, 1)]
+    chosen = [{text for text in documents if in_valid(text, 0.1, seed)} for seed in (0, 1)]
     assert all(320 <= len(part) <= 480 for part in chosen)  # 400, standard deviation 19
     assert len(chosen[0] & chosen[1]) < 100  # 40 by chance
 
@@ -121,7 +131,7 @@ def test_prepared_files_hold_the_corpus(corpus_file: Path, tokenizer: PreTrained
     }
     for part, is_valid in (("train", False), ("valid", True)):
         blocks = every[part]
-        documents = [text for text in corpus.documents() if is_valid_document(text, 0.2, 3) is is_valid]
+        documents = [text for text in corpus.documents() if in_valid(text, 0.2, 3) is is_valid]
         ids: list[int] = []
         for text in documents:
             ids += ([tokenizer.sep_token_id] if ids else []) + tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -142,11 +152,10 @@ def test_prepared_files_hold_the_corpus(corpus_file: Path, tokenizer: PreTrained
         with pytest.raises(IndexError):
             data.train.read([index])
     assert sorted(path.name for path in data.folder.iterdir()) == [
-        "manifest.json",
-        "train.bin",
-        "train_counts.npy",
-        "valid.bin",
-    ]
+        "journal.jsonl", "manifest.json", "tokenizer", "train-00000.bin", "train-00000.crc", "train_counts.npy",
+        "valid-00000.bin", "valid-00000.crc",
+    ]  # fmt: skip
+    assert data.tokenizer()("the fox") == tokenizer("the fox")
 
 
 def test_batches_do_not_change_the_files(
@@ -154,7 +163,7 @@ def test_batches_do_not_change_the_files(
 ) -> None:
     corpus = open_corpus(str(corpus_file))
     one = prepare.prepare(corpus, tokenizer, 32, 0.2, tmp_path / "one")
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 100)
+    monkeypatch.setattr(build, "BATCH_CHARS", 100)
     monkeypatch.setattr(packing, "MIN_WRITTEN_TOKENS", 1)
     tokenizer("x", truncation=True, max_length=3, padding="max_length")  # a tokenizer's leftover settings do not count
     two = prepare.prepare(corpus, tokenizer, 32, 0.2, tmp_path / "two")
@@ -166,7 +175,7 @@ def test_a_second_preparation_does_nothing(
 ) -> None:
     first = prepare.prepare(open_corpus(str(corpus_file)), tokenizer, 32, 0.2)
     assert first.folder == prepare.default_folder(first.manifest["key"])
-    monkeypatch.setattr(prepare, "_write_parts", None)
+    monkeypatch.setattr(prepare, "_make", None)
     again = prepare.prepare(open_corpus(str(corpus_file)), tokenizer, 32, 0.2)
     assert again.folder == first.folder and again.manifest == first.manifest
 
@@ -176,11 +185,12 @@ def test_everything_that_changes_the_files_changes_the_key(
 ) -> None:
     def key(size: int = 32, fraction: float = 0.2, seed: int = 0, encoding: str = "utf-8") -> str:
         corpus = open_corpus(str(corpus_file), encoding)
-        return json.dumps(prepare.preparation(corpus, tokenizer, size, fraction, seed))
+        return json.dumps(preparation(Plan(corpus, tokenizer, block_format(tokenizer, size), fraction, seed, 1000, 1)))
 
     keys = [key(), key(size=64), key(fraction=0.3), key(seed=1), key(encoding="latin-1")]
     other = train_tokenizer(make_documents(100), 301)
-    keys.append(json.dumps(prepare.preparation(open_corpus(str(corpus_file)), other, 32, 0.2, 0)))
+    plan = Plan(open_corpus(str(corpus_file)), other, block_format(other, 32), 0.2, 0, 1000, 1)
+    keys.append(json.dumps(preparation(plan)))
     corpus_file.write_text(corpus_file.read_text() + "\n\nmore")
     keys.append(key())
     assert len(set(keys)) == len(keys)
@@ -199,12 +209,12 @@ def test_a_folder_of_other_data_is_refused(
 
 def test_damaged_folders_are_named(corpus_file: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     folder = prepare.prepare(open_corpus(str(corpus_file)), tokenizer, 32, 0.2, tmp_path / "data").folder
-    whole = (folder / "train.bin").read_bytes()
-    (folder / "train.bin").write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=r"train\.bin has .* bytes instead of"):
+    whole = (folder / "train-00000.bin").read_bytes()
+    (folder / "train-00000.bin").write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=r"train-00000\.bin has .* bytes instead of"):
         open_prepared(folder)
-    (folder / "train.bin").unlink()
-    with pytest.raises(UserError, match=r"train\.bin is missing"):
+    (folder / "train-00000.bin").unlink()
+    with pytest.raises(UserError, match=r"train-00000\.bin is missing"):
         open_prepared(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from bert.tokenizer import KINDS, TokenizerKind, load_tokenizer, sample_documents, tokenizer_digest, train_tokenizer
+from bert.tokenizer import KINDS, TokenizerKind, load_tokenizer, tokenizer_digest, train_tokenizer
 from nlp_adan.errors import UserError
 
 STEMS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "Seven", "wizards", "quietly", "jam", "jars")
@@ -135,14 +135,6 @@ def test_vocabulary_smaller_than_the_alphabet(kind: TokenizerKind) -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(UserError, match=r"'wordpeace' is unknown \(did you mean 'wordpiece'"):
         train_tokenizer(DOCUMENTS, 300, "wordpeace")  # type: ignore[arg-type]
-
-
-def test_sample_is_bounded_and_spread() -> None:
-    documents = [f"document {i:05}" for i in range(2000)]  # 14 bytes each
-    assert list(sample_documents(documents, 140, None)) == documents[:10]
-    spread = list(sample_documents(documents, 1400, 28_000))
-    assert 60 <= len(spread) <= 100 and spread == sorted(spread) and spread[-1] > documents[1000]
-    assert list(sample_documents(documents, 50_000, 28_000)) == documents
 
 
 def test_loading_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
