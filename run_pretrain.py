@@ -13,6 +13,7 @@ FAMILIES = {
     "bert": "bert.pretrain",
     "transformer_xl": "transformer_xl.pretrain",
     "lstm": "transformer_xl.pretrain",
+    "prepare": "bert.prepare_command",
 }
 USAGE = f"usage: run_pretrain.py {{{','.join(FAMILIES)}}} --recipe NAME --output_dir DIR [any option]"
 

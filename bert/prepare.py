@@ -1,45 +1,26 @@
-"""From a corpus and a tokenizer to blocks of tokens on disk, once for each combination of the two."""
+"""From `--data` to blocks of tokens on disk: corpus, tokenizer, preparation, each once and then from the cache."""
 
 from __future__ import annotations
 
-import errno
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nlp_adan.errors import UserError
-from nlp_adan.storage import cache_folder, new_folder, sha256_file, sha256_json, sync_folder, write_json
+from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
 
-from .build import SHARD_BYTES, Plan, block_format
+from .build import SHARD_BYTES
 from .corpus import Corpus
-from .digests import Digests
+from .data_options import CorpusOptions
 from .documents import open_corpus
-from .encoding import default_num_workers
-from .journal import LOCK, Journal, locked
-from .parts import make_parts, repair, without_special_tokens
-from .prepared import (
-    COUNTS,
-    TOKENIZER,
-    PreparedData,
-    damaged_files,
-    open_prepared,
-    read_manifest,
-    write_manifest,
-)
-from .provenance import num_equal_sources, options_that_differ, preparation, sources_that_differ
+from .making import SAMPLE_RECORD, default_folder, prepare
+from .prepared import PreparedData, is_prepared, open_prepared
 from .sample import DEFAULT_SAMPLE_BYTES, CorpusSample
-from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, train_tokenizer
+from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, tokenizer_digest, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# In the folder of a tokenizer that was trained here: from what.
-SAMPLE_RECORD = "training_sample.json"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+__all__ = ["PreparedData", "default_folder", "open_prepared", "prepare", "prepare_corpus", "prepare_pretraining_data"]
 
 
 def prepare_pretraining_data(
@@ -82,6 +63,56 @@ def prepare_pretraining_data(
     return prepared, tokenizer
 
 
+def prepare_corpus(
+    options: CorpusOptions, folder: Path | None = None, num_workers: int | None = None, verify: bool = False
+) -> tuple[PreparedData, PreTrainedTokenizerBase]:
+    """`prepare_pretraining_data` with the options of a command; `--data` may also name prepared data.
+
+    Raises: UserError for whatever is wrong with them, with the data or with the disk.
+    """
+    try:
+        if options.data is not None and is_prepared(Path(options.data)):
+            return _given(options, Path(options.data))
+        return prepare_pretraining_data(
+            options.data,
+            encoding=options.encoding,
+            text_column=options.text_column,
+            one_document_per_file={"file": True, "blank_line": False}.get(options.documents),
+            tokenizer_name_or_path=options.tokenizer,
+            vocab_size=options.vocab_size,
+            tokenizer_kind="wordpiece" if options.tokenizer_kind == "wordpiece" else "bpe",
+            block_size=options.block_size,
+            valid_fraction=options.valid_fraction,
+            seed=options.split_seed,
+            sample_bytes=options.tokenizer_sample_bytes,
+            folder=folder,
+            num_workers=num_workers,
+            verify=verify,
+        )
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or options.data}: {error.strerror or error}; check permissions and free space there "
+            "(NLP_ADAN_CACHE names another folder for the cache)"
+        ) from error
+
+
+def _given(options: CorpusOptions, folder: Path) -> tuple[PreparedData, PreTrainedTokenizerBase]:
+    """Data that was prepared before, without its sources."""
+    prepared = open_prepared(folder)
+    if options.block_size != prepared.block_size:
+        raise UserError(
+            f"--block_size {options.block_size}: {folder} holds blocks of {prepared.block_size} tokens; "
+            f"give `--block_size {prepared.block_size}`, or name its sources with `--data` to prepare others"
+        )
+    if options.tokenizer is not None:
+        digest = tokenizer_digest(load_tokenizer(options.tokenizer))
+        if digest != prepared.manifest["inputs"]["tokenizer_sha256"]:
+            raise UserError(
+                f"--tokenizer {options.tokenizer!r} is not the one that made the blocks in {folder}: leave it out"
+            )
+    return prepared, prepared.tokenizer()
+
+
 def _cached_tokenizer(
     corpus: Corpus, vocab_size: int, kind: TokenizerKind, sample_bytes: int
 ) -> PreTrainedTokenizerBase:
@@ -102,174 +133,6 @@ def _cached_tokenizer(
             tokenizer.save_pretrained(str(temporary))
             write_json(temporary / SAMPLE_RECORD, {"corpus_name": corpus.title, **recipe, "sample": sample.record})
     return load_tokenizer(str(folder))
-
-
-def default_folder(key: str) -> Path:
-    """Where prepared data of this key is kept when the user names no folder."""
-    return cache_folder() / f"prepared-{key[:16]}"
-
-
-def unfinished_folder(folder: Path) -> Path:
-    """Where prepared data is made before it is whole."""
-    return folder.with_name(f".{folder.name}.unfinished")
-
-
-def prepare(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    block_size: int,
-    valid_fraction: float,
-    folder: Path | None = None,
-    seed: int = 0,
-    *,
-    num_workers: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    verify: bool = False,
-) -> PreparedData:
-    """Tokenize, split and pack a corpus into `folder`. What is there already is opened, what is damaged made anew.
-
-    block_size: tokens, the special ones at both ends included; valid_fraction: share of the documents that make the
-    validation part, chosen by their hash; seed: another one chooses others; folder: None for the cache; num_workers,
-    verify: see `prepare_pretraining_data`; shard_bytes: of a shard of the training part.
-
-    Raises: UserError where the folder holds other data, the corpus cannot be read or is too small for one block of
-    each part. What was finished until then is kept beside the folder, and the next call goes on from there.
-    """
-    form = block_format(tokenizer, block_size)
-    num_workers = default_num_workers() if num_workers is None else num_workers
-    plan = Plan(corpus, tokenizer, form, valid_fraction, seed, shard_bytes, num_workers)
-    inputs = preparation(plan)
-    key = sha256_json(inputs)
-    in_cache = folder is None
-    folder = default_folder(key) if folder is None else folder
-    partial = unfinished_folder(folder)
-    try:
-        if not folder.exists():
-            with locked(partial, folder.exists) as must_work:
-                if must_work:
-                    _make(plan, inputs, partial, folder, in_cache)
-        _open_or_repair(plan, inputs, folder, verify)
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise _no_space(plan, partial, error) from error
-        raise
-    return open_prepared(folder)
-
-
-def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path, in_cache: bool) -> None:
-    """Make all files in `partial`, then give it its name."""
-    try:
-        journal = _journal(inputs, partial)
-        if not journal.entries:
-            plan.corpus.check()
-        plan.tokenizer.save_pretrained(str(partial / TOKENIZER))
-        parts, counts = make_parts(plan, partial, journal)
-    except UserError:
-        found = Journal.read(partial)
-        if in_cache or found is None or not found.entries:
-            # Of no use to a later start: with the data mended the cache has another key.
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    np.save(partial / COUNTS, without_special_tokens(counts, plan))
-    (partial / LOCK).unlink()
-    sampled = Path(plan.tokenizer.name_or_path or "") / SAMPLE_RECORD
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    known = {name: digest for entry in journal.all_entries() for name, digest in entry.digests().items()}
-    names = [path.relative_to(partial).as_posix() for path in files]
-    manifest = {
-        "key": sha256_json(inputs),
-        "inputs": inputs,
-        "corpus_name": plan.corpus.title,
-        "tokenizer_sample": json.loads(sampled.read_text(encoding="utf-8")) if sampled.is_file() else None,
-        "block_size": plan.form.block_size,
-        "vocab_size": plan.form.vocab_size,
-        "dtype": np.dtype(plan.form.dtype).name,
-        "block_prefix": plan.form.prefix,
-        "block_suffix": plan.form.suffix,
-        "document_separator": plan.form.separator,
-        **parts,
-        "files": {
-            name: {"num_bytes": path.stat().st_size, "sha256": known.get(name) or sha256_file(path)}
-            for name, path in zip(names, files, strict=True)
-        },
-    }
-    write_manifest(partial, manifest)
-    sync_folder(partial)
-    partial.rename(folder)
-    sync_folder(folder.parent)
-    _remember(folder, manifest)
-
-
-def _remember(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Know the files of prepared data by their size and time of change, so that a later start need not read them."""
-    digests = Digests(folder)
-    for name, entry in manifest["files"].items():
-        digests.remember(folder / name, entry["sha256"])
-    digests.save()
-
-
-def _journal(inputs: dict[str, Any], partial: Path) -> Journal:
-    """The journal to go on with: the one that is there, as far as it holds for these inputs, or a new one.
-
-    Raises: UserError where another preparation is there that was not finished.
-    """
-    journal = Journal.read(partial)
-    if journal is None:
-        journal = Journal(partial, inputs, [])
-    elif journal.inputs != inputs:
-        options = options_that_differ(journal.inputs, inputs)
-        sources = sources_that_differ(journal.inputs, inputs)
-        if set(options) - {"tokenizer"} or (options and not sources):
-            raise UserError(
-                f"{partial} holds an unfinished preparation from other inputs (different: {', '.join(options)}): "
-                "name another folder with `--output_dir`, or delete this one"
-            )
-        num_equal = 0 if options else num_equal_sources(journal.inputs, inputs)
-        journal.keep_sources(num_equal)
-        why = f"the sources differ ({', '.join(sources)})" + (" and so does the tokenizer" if options else "")
-        kept = len(journal.entries)
-        print(f"{partial}: {why}; {kept} finished shards of before them are kept", flush=True)
-        journal = Journal(partial, inputs, journal.entries)
-    journal.start()
-    return journal
-
-
-def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bool) -> None:
-    """Compare what is in `folder` with what it should be.
-
-    Raises: UserError where it was prepared from other inputs, naming what changed.
-    """
-    manifest = read_manifest(folder)
-    if manifest["inputs"] != inputs:
-        sources = sources_that_differ(manifest["inputs"], inputs)
-        options = options_that_differ(manifest["inputs"], inputs)
-        told = [f"changed since: {', '.join(sources)}"] if sources else []
-        told += [f"different: {', '.join(options)}"] if options else []
-        raise UserError(
-            f"{folder} holds data prepared from other inputs ({'; '.join(told)}): "
-            "name another folder with `--output_dir`, or delete this one"
-        )
-    damaged = damaged_files(folder, manifest, read_all=verify)
-    if damaged:
-        for name, state in damaged.items():
-            print(f"{folder / name} {state}: making it anew", flush=True)
-        with locked(unfinished_folder(folder), lambda: False):
-            repair(plan, folder, manifest, damaged)
-            shutil.rmtree(unfinished_folder(folder))
-        _remember(folder, manifest)
-
-
-def _no_space(plan: Plan, partial: Path, error: OSError) -> UserError:
-    """The error of a full disk: how much was written, and how much more is needed, estimated from the share read."""
-    journal = Journal.read(partial)
-    written = sum(entry.num_blocks for entry in journal.entries) * plan.form.block_bytes if journal else 0
-    total = plan.corpus.num_bytes
-    # English has some 4 bytes a token, and a token takes 2 bytes here, or 4.
-    guess = f"; all of it needs about {total * np.dtype(plan.form.dtype).itemsize / 4 / 1e9:.2f} GB" if total else ""
-    return UserError(
-        f"no space left on the disk of {partial} ({error.strerror}): {written / 1e9:.2f} GB of shards are finished"
-        f"{guess}. Make room and run the same command again: it goes on after the last finished shard"
-    )
 
 
 def _check_options(block_size: int, valid_fraction: float) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from bert import build, packing, prepare
+from bert import build, making, packing, prepare
 from bert.build import IsValid, Plan, block_format
 from bert.documents import open_corpus
 from bert.packing import BlockFormat, PartWriter, ShardEntry
@@ -175,7 +175,7 @@ def test_a_second_preparation_does_nothing(
 ) -> None:
     first = prepare.prepare(open_corpus(str(corpus_file)), tokenizer, 32, 0.2)
     assert first.folder == prepare.default_folder(first.manifest["key"])
-    monkeypatch.setattr(prepare, "_make", None)
+    monkeypatch.setattr(making, "_make", None)
     again = prepare.prepare(open_corpus(str(corpus_file)), tokenizer, 32, 0.2)
     assert again.folder == first.folder and again.manifest == first.manifest
 
