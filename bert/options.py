@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert.data_options import CorpusOptions
+from bert.dry_run import PlanOptions
 from bert.model_options import ModelOptions
+from bert.probe import ProbeOptions
 from nlp_adan.training.budget import BudgetOptions
-from nlp_adan.training.engine import EngineOptions
+from nlp_adan.training.pretraining import PretrainingOptions
 from nlp_adan.training.recipe import (
     CommandParser,
     check_range,
@@ -40,7 +42,9 @@ class Options(NamedTuple):
     data: DataOptions
     model: ModelOptions
     budget: BudgetOptions
-    engine: EngineOptions
+    probe: ProbeOptions
+    plan: PlanOptions
+    engine: PretrainingOptions
 
     def resolved(self) -> dict[str, Any]:
         """Every option by name, as plain values."""
@@ -56,7 +60,7 @@ class Options(NamedTuple):
 def command_parser() -> CommandParser:
     """The parser of `run_pretrain.py bert`."""
     return CommandParser(
-        (DataOptions, ModelOptions, BudgetOptions, EngineOptions),
+        (DataOptions, ModelOptions, BudgetOptions, ProbeOptions, PlanOptions, PretrainingOptions),
         prog="run_pretrain.py bert",
         description=f"Pretrain a BERT from scratch. Recipes: {', '.join(recipe_names(RECIPES))}.",
     )

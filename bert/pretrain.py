@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from bert.dry_run import plan_of_run
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.masking import MaskingCollator
 from bert.metrics import masked_lm_metrics
 from bert.model import build_model
 from bert.model_options import model_config, num_positions
 from bert.options import DataOptions, Options, parse_options
-from bert.prepare import PreparedData, prepare_pretraining_data
+from bert.plan import format_plan
+from bert.prepare import prepare_corpus
+from bert.prepared import PreparedData, is_prepared, open_prepared
+from bert.probe import GlueProbe, check_probe
 from bert.samples import TrainingBlocks, ValidationBlocks
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_json
@@ -43,6 +48,10 @@ def main(words: Sequence[str]) -> None:
     quiet_libraries()
     options = parse_options(words)
     engine = options.engine
+    if options.plan.dry_run:
+        if engine.process_index == 0:
+            print(format_plan(plan_of_run(options, options.plan, num_prepared_blocks(options.data))))
+        return
     run = RunFolder(engine.output_dir)
     recorded = options.resolved()  # before the engine fills in what follows from them
     checkpoint = run.checkpoint_to_resume(recorded, engine.resume)
@@ -52,7 +61,9 @@ def main(words: Sequence[str]) -> None:
         return
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
-        prepared, tokenizer = prepare(options.data)
+        if engine.process_index == 0:
+            check_probe(options.probe)
+        prepared, tokenizer = prepare(options)
     check_same_data(run, prepared, resumes=checkpoint is not None)
     config = model_config(options.model, tokenizer, prepared.block_size)
     tokenizer.model_max_length = num_positions(config)
@@ -114,24 +125,17 @@ def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> No
         )
 
 
-def prepare(data: DataOptions) -> tuple[PreparedData, PreTrainedTokenizerBase]:
-    """Token blocks and tokenizer for the options, from the cache where they are in it."""
-    try:
-        return prepare_pretraining_data(
-            data.data,
-            encoding=data.encoding,
-            text_column=data.text_column,
-            tokenizer_name_or_path=data.tokenizer,
-            vocab_size=data.vocab_size,
-            tokenizer_kind="wordpiece" if data.tokenizer_kind == "wordpiece" else "bpe",
-            block_size=data.block_size,
-            valid_fraction=data.valid_fraction,
-        )
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or data.data}: {error.strerror or error}; check permissions and free space there "
-            f"(NLP_ADAN_CACHE names another folder for the cache)"
-        ) from error
+def num_prepared_blocks(data: DataOptions) -> int | None:
+    """Training blocks of the prepared folder that `--data` names; None where it names raw text."""
+    if data.data is None or not is_prepared(Path(data.data)):
+        return None
+    return len(open_prepared(Path(data.data)).train)
+
+
+def prepare(options: Options) -> tuple[PreparedData, PreTrainedTokenizerBase]:
+    """Token blocks and tokenizer for the options: of the prepared folder, from the cache, or made now."""
+    tokenizer = options.data.tokenizer or options.model.model_name_or_path
+    return prepare_corpus(dataclasses.replace(options.data, tokenizer=tokenizer))
 
 
 def make_trainer(
@@ -150,10 +154,11 @@ def make_trainer(
         vocab_size=len(tokenizer),
         mask_probability=data.mask_probability,
         seed=options.data_seed,
+        pad_positions=bool(engine.torch_compile),
     )
     set_seed(engine.seed)
-    model = build_model(config)
-    return PretrainingEngine(
+    model = build_model(config, options.model.model_name_or_path)
+    trainer = PretrainingEngine(
         model=model,
         args=engine,
         data_collator=collator,
@@ -162,16 +167,30 @@ def make_trainer(
         eval_dataset=ValidationBlocks(prepared.valid.head(data.max_valid_blocks)),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[RunLog(run)],
-        meter=make_meter(options, config, prepared.block_size),
+        meter=make_meter(options, model, prepared.block_size),
         control=RunControl(RunClock(), options.budget.max_hours, samples_per_step),
     )
+    control, meter = trainer.run_control, trainer.meter
+    trainer.add_callback(
+        GlueProbe(
+            options.probe,
+            run,
+            trainer.save_model,
+            log=trainer.log,
+            clocks=(control.clock, meter),
+            interrupted=lambda: control.asked_to_stop,
+        )
+    )
+    return trainer
 
 
-def make_meter(options: Options, config: PretrainedConfig, block_size: int) -> Meter:
+def make_meter(options: Options, model: PreTrainedModel, block_size: int) -> Meter:
     """The meter of a run: what a step computes, and what its devices could."""
     engine = options.engine
     sequences = engine.num_sequences_per_step
-    forward = forward_flops_per_sequence(config, block_size, options.data.mask_probability)
+    forward = forward_flops_per_sequence(
+        model.config, block_size, options.data.mask_probability, bool(model.sparse_last_layer)
+    )
     peak = peak_flops(torch.cuda.get_device_name(engine.device)) if engine.device.type == "cuda" else None
     return Meter(
         tokens_per_step=sequences * block_size,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nlp_adan.reporting.document import Column, Section, Table
+from nlp_adan.reporting.document import Column, Note, Section, Table
 
 
 def facts_table(facts: Sequence[tuple[str, str]], names: tuple[str, str] = ("What", "Value")) -> Table:
@@ -20,6 +21,7 @@ def environment_section(where: Mapping[str, Any]) -> Section:
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None) or "none"
         elif isinstance(value, (list, tuple)):
-            value = ", ".join(str(item) for item in value) or "none"
+            counts = collections.Counter(str(item) for item in value)
+            value = ", ".join(f"{number} x {item}" if number > 1 else item for item, number in counts.items()) or "none"
         facts.append((name, "not known" if value is None else str(value)))
-    return Section("Environment", (facts_table(facts),))
+    return Section("Environment", (facts_table(facts) if facts else Note("It is not recorded."),))

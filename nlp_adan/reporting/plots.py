@@ -54,6 +54,37 @@ def line_plot(
         return _svg(figure)
 
 
+def growth_plot(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    formulas: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    title: str = "",
+) -> str:
+    """Measured points and the formulas that go on beyond them, on logarithmic axes; returns an SVG element.
+
+    Args:
+        points: (x, y), both positive, by the name that the legend shows; drawn as circles.
+        formulas: Likewise, drawn as dashed lines, each in the colour of the points in its place.
+        x_label, y_label, title: As in `line_plot`.
+    """
+    with _figure(HEIGHT_INCHES) as (figure, axes):
+        for place, (name, pairs) in enumerate(points.items()):
+            axes.plot(*_columns(pairs), "o", color=COLOURS[place % len(COLOURS)], label=name, markersize=6)
+        for place, (name, pairs) in enumerate(formulas.items()):
+            axes.plot(*_columns(pairs), "--", color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.2)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        if points or formulas:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        _label(axes, x_label, y_label, title)
+        return _svg(figure)
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
 def dot_plot(
     rows: Mapping[str, Sequence[float]],
     x_label: str,

@@ -27,6 +27,7 @@ from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.param_groups import decay_parameter_names
 from nlp_adan.training.callbacks import Bar
 from nlp_adan.training.environment import share_cpu_cores
+from nlp_adan.training.precision import chosen_precision, detect_device
 from nlp_adan.training.recipe import check_range
 
 
@@ -38,6 +39,12 @@ class EngineOptions(TrainingArguments):
         output_dir: str
         disable_tqdm: bool | None
         per_device_train_batch_size: int
+        fp16: bool
+
+    # Whether `torch_compile` is chosen by the device too: it pays where many steps have one shape.
+    compiles_by_default = False
+    # Whether the command line left the precision open.
+    chose_precision = False
 
     optim: str = dataclasses.field(
         default="adan", metadata={"help": "The optimizer: adan, adamw, or any name the Trainer knows."}
@@ -52,6 +59,12 @@ class EngineOptions(TrainingArguments):
             "help": "Sequences in one optimizer step, over all ranks. --per_device_train_batch_size is then the most "
             "that a rank takes at a time, and the accumulation steps follow."
         },
+    )
+    bf16: bool | None = dataclasses.field(
+        default=None, metadata={"help": "Train in bfloat16; default: on GPUs that have it, unless --fp16."}
+    )
+    torch_compile: bool | None = dataclasses.field(
+        default=None, metadata={"help": "Compile the model; default: when pretraining on NVIDIA GPUs since Ampere."}
     )
     ddp_find_unused_parameters: bool | None = dataclasses.field(
         default=False, metadata={"help": "Look for parameters without a gradient at each step; our models have none."}
@@ -77,6 +90,7 @@ class EngineOptions(TrainingArguments):
             _check_deepspeed_file(Path(self.deepspeed))
         if self.deepspeed:
             single_process_environment()
+        self._choose_precision()
         if self.optim == "adan":
             self._check_adan_options()
         if self.global_batch_size is not None:
@@ -90,6 +104,20 @@ class EngineOptions(TrainingArguments):
             # The Trainer would wrap the model in nn.DataParallel, which torch advises against.
             print(f"using 1 of {self.n_gpu} GPUs; start with `deepspeed run_pretrain.py ...` to use them all")
             self._n_gpu = 1
+
+    def _choose_precision(self) -> None:
+        """What the command line left open of bf16 and torch_compile, by the device."""
+        options: Any = self
+        if not self.use_cpu and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # or all ranks would start on the first
+        chosen = chosen_precision(
+            detect_device(use_cpu=self.use_cpu), shards_parameters=bool(options.fsdp) or zero_stage(self.deepspeed) == 3
+        )
+        if self.bf16 is None:
+            self.chose_precision = not self.fp16
+            self.bf16 = chosen.bf16 and not self.fp16
+        if self.torch_compile is None:
+            self.torch_compile = chosen.torch_compile and self.compiles_by_default
 
     def _split_global_batch(self, global_batch_size: int, world_size: int) -> None:
         if global_batch_size < 1 or global_batch_size % world_size:
@@ -143,6 +171,14 @@ def _check_deepspeed_file(path: Path) -> None:
             f'--deepspeed: {path}: it has an "optimizer" block, which is for deepspeed.initialize; here the '
             "command line makes the optimizer: take the block out and say --optim adan, --learning_rate, --optim_args"
         )
+
+
+def zero_stage(config: Any) -> int | None:
+    """The ZeRO stage of a DeepSpeed configuration, a file's path or a mapping; None where it has none."""
+    if isinstance(config, (str, Path)):
+        config = json.loads(Path(config).read_text(encoding="utf-8"))
+    block = config.get("zero_optimization") if isinstance(config, dict) else None
+    return block.get("stage") if isinstance(block, dict) else None
 
 
 class Engine(Trainer):

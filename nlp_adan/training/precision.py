@@ -35,9 +35,9 @@ class Device:
     has_triton: bool = False
 
 
-def detect_device() -> Device:
-    """The accelerator of this process, or the CPU. Starts CUDA where there is one."""
-    if not torch.accelerator.is_available():
+def detect_device(use_cpu: bool = False) -> Device:
+    """The accelerator of this process, or the CPU. Starts CUDA where there is one and `use_cpu` does not forbid it."""
+    if use_cpu or not torch.accelerator.is_available():
         return Device("cpu")
     kind = torch.accelerator.current_accelerator().type
     if kind != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,13 @@ from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions
 from nlp_adan.training.loader import PositionDataset, PositionLoader, PositionSampler
 from nlp_adan.training.meter import Meter
+
+
+@dataclasses.dataclass
+class PretrainingOptions(EngineOptions):
+    """The engine's options; a GPU's model is compiled unless the command line says otherwise."""
+
+    compiles_by_default = True
 
 
 class EpochOfPosition(TrainerCallback):
@@ -39,7 +47,7 @@ class PretrainingEngine(Engine):
         control: ends the run when its budget is used up or a signal comes.
     """
 
-    args: EngineOptions
+    args: PretrainingOptions
     train_dataset: PositionDataset
     lr_scheduler: Any
 
