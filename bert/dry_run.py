@@ -12,6 +12,7 @@ from bert.model_options import SPECIAL_TOKENS, model_config
 from bert.plan import GIB, Devices, Plan, Workload, make_plan
 from bert.tokenizer import load_tokenizer
 from nlp_adan.errors import UserError
+from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import check_range
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def plan_of_run(options: Options, plan: PlanOptions, num_train_blocks: int | Non
     """
     data, engine = options.data, options.engine
     given: Any = engine
+    # A GPU that is planned for, not this machine's, would choose bfloat16 too (nlp_adan.training.precision).
+    chooses_bf16 = engine.chose_precision and plan.plan_device is not None and peak_flops(plan.plan_device) is not None
     tokenizer: Any = _PlannedTokenizer(data.vocab_size) if data.tokenizer is None else load_tokenizer(data.tokenizer)
     workload = Workload(
         block_size=data.block_size,
@@ -96,7 +99,7 @@ def plan_of_run(options: Options, plan: PlanOptions, num_train_blocks: int | Non
         num_train_epochs=given.num_train_epochs,
         optim=str(getattr(engine.optim, "value", engine.optim)),
         optim_args=given.optim_args,
-        bf16=given.bf16 or given.fp16,
+        bf16=given.bf16 or given.fp16 or chooses_bf16,
         activation_checkpointing=given.activation_checkpointing,
         deepspeed=Path(given.deepspeed).stem if isinstance(given.deepspeed, str) else None,
     )
