@@ -50,6 +50,8 @@ def line_plot(
             axes.axhline(level, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1.0, alpha=0.7, label=name)
         if series or horizontal_lines or references:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.10g}")  # steps by the hundred thousand: no powers of ten at the edge
         _label(axes, x_label, y_label, title)
         return _svg(figure)
 

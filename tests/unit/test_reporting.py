@@ -102,10 +102,12 @@ def test_code_stays_as_it_is() -> None:
 
 
 def test_the_environment_is_told_in_words() -> None:
-    section = environment_section({"gpus": [], "git": None, "packages": {"torch": "2", "scipy": None}, "cores": [1, 2]})
+    section = environment_section(
+        {"gpus": [], "git": None, "packages": {"torch": "2", "scipy": None}, "cores": [1, 2, 2]}
+    )
     (table,) = section.blocks
     assert isinstance(table, Table)
-    assert table.rows == (("gpus", "none"), ("git", "not known"), ("packages", "torch 2"), ("cores", "1, 2"))
+    assert table.rows == (("gpus", "none"), ("git", "not known"), ("packages", "torch 2"), ("cores", "1, 2 x 2"))
 
 
 def test_nan_and_infinity_become_null() -> None:
@@ -145,6 +147,11 @@ def test_plots_are_svg_with_the_same_bytes_each_time() -> None:
         assert "currentColor" in svg
         assert "#010203" not in svg
         assert all(word in svg for word in words)
+
+
+def test_large_numbers_are_written_out() -> None:
+    svg = line_plot({"a": [(0, 1_400_000), (600_000, 1_500_000)]}, "step", "tokens/s")
+    assert ">400,000<" in svg and ">1,400,000<" in svg and "1e6" not in svg
 
 
 def test_plots_of_nothing_are_drawn() -> None:

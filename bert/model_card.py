@@ -1,0 +1,177 @@
+"""The model card of a pretrained model: README.md in its folder, in the form that the Hugging Face hub shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from bert.quantities import count, duration, share
+from bert.run_record import RunRecord, read_run
+from nlp_adan.errors import UserError
+from nlp_adan.storage import write_text
+from nlp_adan.training.run_folder import RunFolder
+
+CARD = "README.md"
+# (figure of an evaluation, metric of the hub, name, what guessing reaches)
+RESULTS = (
+    ("eval_mlm_loss", "loss", "Cross-entropy, nats a masked token", "eval_unigram_cross_entropy"),
+    ("eval_top1_accuracy", "accuracy", "Top-1 accuracy", None),
+    ("eval_top5_accuracy", "top_5_accuracy", "Top-5 accuracy", "eval_five_commonest_accuracy"),
+)
+USE = """\
+from transformers import pipeline
+
+fill_mask = pipeline("fill-mask", model=".")  # this folder, or the model's name on the hub
+for answer in fill_mask(f"This is an {fill_mask.tokenizer.mask_token} of it."):
+    print(answer["token_str"], answer["score"])
+"""
+
+
+def write_model_card(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> Path:
+    """Write the card of a finished run's model; the report beside it has the details.
+
+    Args:
+        run: the folder of a pretraining run that is finished.
+        manifest: of its prepared data; None: looked for where the run says they are.
+
+    Returns:
+        The card's path.
+
+    Raises: UserError where the folder holds no finished pretraining run.
+    """
+    record = read_run(run, manifest)
+    if not record.finished or not (run.path / "config.json").is_file():
+        raise UserError(f"{str(run.path)!r} holds no finished model yet: finish the run with `--resume auto`")
+    card = ModelCard(f"---\n{_front_matter(record).to_yaml()}\n---\n\n{_text(record)}")
+    write_text(run.path / CARD, str(card))
+    return run.path / CARD
+
+
+def _front_matter(record: RunRecord) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="fill-mask",
+            dataset_type="held-out",
+            dataset_name=f"{_corpus(record)}, held-out documents",
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(record.metrics[figure], 4),
+        )
+        for figure, metric, name, _ in RESULTS
+        if record.metrics.get(figure) is not None
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["masked-lm", _architecture(record)["model_type"], str(record.settings.get("optim")), "nlp_adan"],
+        model_name=record.folder.absolute().name,
+        eval_results=results or None,
+    )
+
+
+def _text(record: RunRecord) -> str:
+    size = "" if record.num_parameters is None else f" of {count(record.num_parameters)} parameters"
+    parts = [
+        f"# {record.folder.absolute().name}",
+        f"A masked language model ({_architecture(record)['model_type']}){size}, pretrained from scratch on "
+        f"{_corpus(record)} with {_optimizer(record)} by nlp_adan. It fills masked words, and "
+        "is meant to be fine-tuned. `report.md` in this folder has curves, cost, settings and environment.",
+        f"## Use\n\n```python\n{USE}```",
+        f"## Results\n\n{_results(record)}",
+        f"## Training\n\n{_training(record)}",
+        f"## Data\n\n{_data(record)}",
+        f"## Limitations\n\n{_limitations(record)}",
+        "## Licence\n\nNone is declared. Who publishes the model chooses one that the licences of its training text "
+        "allow, and adds it as `license:` at the head of this file.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _architecture(record: RunRecord) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((record.folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _corpus(record: RunRecord) -> str:
+    if record.manifest is not None and record.manifest.get("corpus_name"):
+        return str(record.manifest["corpus_name"])
+    return str(record.settings.get("data") or "the built-in corpus")
+
+
+def _optimizer(record: RunRecord) -> str:
+    name = str(record.settings.get("optim"))
+    return {"adan": "Adan", "adamw_torch": "AdamW", "adamw_torch_fused": "AdamW"}.get(name, name)
+
+
+def _results(record: RunRecord) -> str:
+    metrics = record.metrics
+
+    def cell(figure: str | None) -> str:
+        value = None if figure is None else metrics.get(figure)
+        if value is None:
+            return "-"
+        return f"{value:.3f}" if figure in ("eval_mlm_loss", "eval_unigram_cross_entropy") else share(value)
+
+    rows = "\n".join(f"| {name} | {cell(figure)} | {cell(guess)} |" for figure, _, name, guess in RESULTS)
+    masked = metrics.get("eval_masked_tokens")
+    where = "held-out documents of the same corpus" + ("" if masked is None else f", {masked:,} masked tokens")
+    return (
+        f"On {where}; one seed. Guessing is by the frequencies of the training text: its cross-entropy, and always the "
+        f"five commonest tokens.\n\n| | model | guessing |\n|---|---:|---:|\n{rows}"
+    )
+
+
+def _training(record: RunRecord) -> str:
+    settings = record.settings
+    devices = record.environment.get("gpus") or ["CPU"]
+    git = record.environment.get("git") or {}
+    facts = {
+        "recipe": record.recipe,
+        "steps": f"{record.step:,}",
+        "tokens": f"{count(record.tokens)}, repetitions included",
+        "batch": f"{record.sequences_per_step:,} sequences of {settings['block_size']} tokens",
+        "masked": f"{share(settings['mask_probability'])} of the tokens",
+        "optimizer": f"{_optimizer(record)} {settings.get('optim_args') or ''}".strip(),
+        "learning rate": f"{settings.get('learning_rate'):g}, {settings.get('lr_scheduler_type')}",
+        "weight decay": f"{settings.get('weight_decay'):g}",
+        "trained time": f"{duration(record.trained_seconds)} on {record.world_size} x {devices[0]}",
+        "software": ", ".join(
+            f"{name} {version}"
+            for name, version in (record.environment.get("packages") or {}).items()
+            if version and name in ("torch", "transformers", "deepspeed")
+        ),
+        "nlp_adan": f"commit {git['commit']}{', modified' if git.get('modified') else ''}" if git else "",
+    }
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items() if text)
+
+
+def _data(record: RunRecord) -> str:
+    if record.manifest is None:
+        return f"{_corpus(record)}; the prepared data were not at hand when this card was written."
+    train = record.manifest.get("train", {})
+    labels = {"num_documents": "documents", "num_chars": "characters", "num_tokens": "tokens"}
+    sizes = ", ".join(f"{count(train[name])} {label}" for name, label in labels.items() if name in train)
+    tokenizer = record.settings.get("tokenizer") or "trained on the same text"
+    return (
+        f"{_corpus(record)}: {sizes} in the training part. Tokenizer: {tokenizer}, "
+        f"{record.manifest.get('vocab_size', 0):,} entries. Key of the prepared data: "
+        f"`{record.data_record.get('key')}`."
+    )
+
+
+def _limitations(record: RunRecord) -> str:
+    return (
+        f"- It knows what {_corpus(record)} says, with its errors and its prejudices; neither was examined.\n"
+        f"- It was trained on blocks of {record.settings['block_size']} tokens.\n"
+        "- Its figures are of the text it was trained on, and of one seed. They do not compare with those of a model "
+        "with another vocabulary or another text.\n"
+        "- Nothing here says how it does on a task: fine-tune and measure, as with `python -m glue_eval`."
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,145 @@
+"""The tables of a pretraining report: what the run cost, on what data, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bert.quantities import NOTHING, count, duration, with_unit
+from bert.run_record import RunRecord
+from nlp_adan.reporting import Code, Column, Note, Paragraph, Section, Table
+from nlp_adan.reporting.facts import facts_table
+
+MAX_SOURCES = 12
+# Beside these the run has every option of the Trainer; resolved.yaml holds them all.
+SETTINGS = (
+    "recipe", "model_type", "config_name", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "intermediate_size", "initializer_range", "dropout", "block_size", "mask_probability", "optim", "optim_args",
+    "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
+    "lr_scheduler_type", "warmup_steps", "max_steps", "max_hours",
+    "num_train_epochs", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16",
+    "fp16", "tf32", "activation_checkpointing", "torch_compile", "deepspeed", "seed", "data_seed",
+)  # fmt: skip
+SWITCHES = ("fp16", "tf32", "activation_checkpointing", "torch_compile")  # told where they are on
+
+
+def cost_section(record: RunRecord) -> Section:
+    """Time, devices, work, and how often the run was taken up again."""
+    devices = record.environment.get("gpus") or []
+    kind = f"{record.world_size} x {devices[0]}" if devices else f"{record.world_size} x CPU"
+    facts = [
+        ("Trained time", duration(record.trained_seconds)),
+        ("Ranks", kind if record.environment else NOTHING),
+        ("Trained time x ranks", _device_hours(record)),
+        ("Parameters", NOTHING if record.num_parameters is None else f"{record.num_parameters:,}"),
+        ("Steps", f"{record.step:,}"),
+        ("Tokens", f"{count(record.tokens)} ({record.sequences_per_step:,} sequences of "
+                   f"{record.settings['block_size']} a step)"),
+        ("Matrix products, training", with_unit(record.flops, "FLOP")),
+    ]  # fmt: skip
+    if record.starts:
+        facts.append(("Starts", _starts(record)))
+    elapsed = record.seconds_elapsed
+    if elapsed is not None and record.trained_seconds is not None:
+        facts.append(("First start to last log line", duration(elapsed)))
+        rest = elapsed - record.trained_seconds
+        if rest >= 1:  # the dates of the starts are whole seconds
+            facts.append(("Not training", f"{duration(rest)}: start-ups, pauses between starts, probes, lost steps"))
+    text = "Trained time is that of the training loop over all starts, with evaluations and checkpoints."
+    return Section("Cost", (facts_table(facts), Paragraph(text)))
+
+
+def _device_hours(record: RunRecord) -> str:
+    if record.trained_seconds is None:
+        return NOTHING
+    sizes = {int(start["world_size"]) for start in record.starts if "world_size" in start}
+    if len(sizes) > 1:
+        return f"{NOTHING} (the number of ranks changed: {', '.join(str(size) for size in sorted(sizes))})"
+    return duration(record.trained_seconds * record.world_size)
+
+
+def _starts(record: RunRecord) -> str:
+    again = [f"{start['step']:,}" for start in record.starts[1:]]
+    shown = ", ".join(again[:MAX_SOURCES]) + (
+        f" and {len(again) - MAX_SOURCES} more" if len(again) > MAX_SOURCES else ""
+    )
+    return f"{len(record.starts)}, resumed after step {shown}" if again else "1, never interrupted"
+
+
+def data_section(record: RunRecord) -> Section:
+    """Sources, sizes and tokenizer, from the manifest of the prepared data."""
+    manifest = record.manifest
+    key = record.data_record.get("key", NOTHING)
+    if manifest is None:
+        words = "The prepared data are not at hand where the run had them; their manifest would tell more."
+        facts = [("Data", str(record.settings.get("data") or "the built-in corpus")), ("Manifest key", str(key))]
+        return Section("Data", (Note(words), facts_table(facts)))
+    inputs = manifest.get("inputs", {})
+    facts = [("Corpus", str(manifest.get("corpus_name", NOTHING)))]
+    for part, name in (("train", "Training part"), ("valid", "Validation part")):
+        facts.append((name, _part(manifest.get(part, {}))))
+    epochs = _epochs(record, manifest)
+    facts += [
+        ("Epochs trained", NOTHING if epochs is None else f"{epochs:,.{2 if epochs >= 1 else 4}f}"),
+        ("Tokenizer", f"{_tokenizer(record)}, {manifest.get('vocab_size', NOTHING):,} entries"),
+        ("Tokenizer SHA-256", str(inputs.get("tokenizer_sha256", NOTHING))),
+        ("Manifest key", str(key)),
+    ]
+    return Section("Data", (facts_table(facts), *_sources(inputs.get("corpus", {}).get("sources") or [])))
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    words = [
+        f"{part[name]:,} {label.removesuffix('s') if part[name] == 1 else label}"
+        for name, label in (("num_documents", "documents"), ("num_chars", "characters"), ("num_tokens", "tokens"),
+                            ("num_blocks", "blocks"))
+        if isinstance(part.get(name), int)
+    ]  # fmt: skip
+    return ", ".join(words) or NOTHING
+
+
+def _epochs(record: RunRecord, manifest: Mapping[str, Any]) -> float | None:
+    blocks = manifest.get("train", {}).get("num_blocks")
+    return record.step * record.sequences_per_step / blocks if blocks else None
+
+
+def _tokenizer(record: RunRecord) -> str:
+    named = record.settings.get("tokenizer")
+    return str(named) if named else f"{record.settings.get('tokenizer_kind', '')}, trained on the data"
+
+
+def _sources(sources: Sequence[Any]) -> list[Table]:
+    rows = [
+        (
+            str(source.get("path", source)),
+            with_unit(source.get("num_bytes"), "B"),
+            str(source.get("sha256", NOTHING))[:16],
+        )
+        if isinstance(source, Mapping)
+        else (str(source), NOTHING, NOTHING)
+        for source in sources[:MAX_SOURCES]
+    ]
+    if len(sources) > MAX_SOURCES:
+        rows.append((f"and {len(sources) - MAX_SOURCES:,} more", NOTHING, NOTHING))
+    columns = (Column("Source"), Column("Size", "right"), Column("SHA-256 begins"))
+    return [Table(columns, tuple(rows))] if rows else []
+
+
+def settings_section(record: RunRecord) -> Section:
+    """The options that decide what is computed, and the command."""
+    settings = record.settings
+    left_out = {name for name in SWITCHES if not settings.get(name)}
+    if str(settings.get("optim")) == "adan":
+        left_out |= {"adam_beta1", "adam_beta2"}
+    if record.max_hours is not None or int(settings.get("max_steps") or -1) > 0:
+        left_out.add("num_train_epochs")
+    if int(settings.get("max_steps") or -1) < 1:
+        left_out.add("max_steps")
+    facts = [
+        (name, str(settings[name])) for name in SETTINGS if name not in left_out and settings.get(name) is not None
+    ]
+    command = str(record.environment.get("command", ""))
+    ranks = "one process" if record.world_size == 1 else f"each of {record.world_size} ranks"
+    note = "The options that decide what is computed; resolved.yaml holds all, and is itself a recipe."
+    shown = (Paragraph(f"The command of the last start, as {ranks} had it:"), Code(command, "bash")) if command else ()
+    return Section("Settings", (facts_table(facts, ("Option", "Value")), Paragraph(note), *shown))
