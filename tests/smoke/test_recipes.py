@@ -6,15 +6,15 @@ import json
 import pydoc_data.topics
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from bert import pretrain
-from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.model_options import model_config
 from bert.options import RECIPES, parse_options
+from bert.plan import Devices, Workload, make_plan
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import recipe_names
@@ -69,11 +69,12 @@ def assert_rounds(quoted: str, value: float) -> None:
 
 
 def training_flops_per_sequence(name: str) -> float:
+    """By the plan, which `--dry_run` prints."""
     options = parse_options(["--recipe", name, "--output_dir", "runs/never"])
-    data, model = options.data, options.model
-    tokenizer: Any = SpecialTokens(data.vocab_size)
-    config = model_config(model, tokenizer, data.block_size)
-    return TRAINING_PER_FORWARD * forward_flops_per_sequence(config, data.block_size, data.mask_probability)
+    data, tokenizer = options.data, cast(Any, SpecialTokens(options.data.vocab_size))
+    config = model_config(options.model, tokenizer, data.block_size)
+    work = Workload(data.block_size, data.mask_probability, micro_batch_size=1, max_steps=1)
+    return make_plan(config, work, Devices(world_size=1)).flops_per_step
 
 
 @pytest.mark.parametrize("name", NAMES)
