@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -61,7 +61,8 @@ class _Worker:
 
     def close(self) -> None:
         self._process.kill()
-        self._requests.close()
+        with suppress(BrokenPipeError):  # of what was not sent yet
+            self._requests.close()
         self._answers.close()
         self._process.wait()
 

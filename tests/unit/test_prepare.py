@@ -23,14 +23,7 @@ from bert.provenance import preparation
 from bert.shards import shard_name
 from bert.tokenizer import train_tokenizer
 from nlp_adan.errors import UserError
-
-STEMS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "seven", "wizards", "quietly", "jam", "jars")
-WORDS = [*STEMS, *(one + two for one in STEMS for two in STEMS)]
-
-
-def make_documents(count: int, seed: int = 0) -> list[str]:
-    generator = random.Random(seed)
-    return [f"{i} " + " ".join(generator.choices(WORDS, k=generator.randint(5, 60))) for i in range(count)]
+from tests.corpora import make_documents
 
 
 def in_valid(document: str, fraction: float, seed: int) -> bool:
