@@ -14,13 +14,15 @@ from nlp_adan.errors import UserError
 from nlp_adan.storage import sha256_file
 
 from .build import PARTS, Plan, Start, build
-from .journal import Journal
-from .packing import UNFINISHED, BlockFormat, Mark, PartWriter, ShardEntry
+from .journal import JOURNAL, LOCK, Journal
+from .packing import BlockFormat, Mark, PartWriter, ShardEntry
 from .prepared import COUNTS, TOKENIZER
 from .shards import checksum_name, shard_name
 
 # Blocks counted at once: about 64 MiB as the int64 that bincount makes of them.
 COUNTED_BYTES = 1 << 24
+# Files of the counts of so many finished training shards, while a preparation is not finished.
+COUNTS_BEFORE = "counts-"
 Counts = npt.NDArray[np.int64]
 
 
@@ -53,7 +55,7 @@ def make_parts(plan: Plan, folder: Path, journal: Journal) -> tuple[dict[str, An
         writer.finish()
     _check_enough(writers, plan)
     counts += writers["train"].counts
-    for file in folder.glob("counts-*.npy"):
+    for file in folder.glob(f"{COUNTS_BEFORE}*"):
         file.unlink()
     parts = {part: _summary(writer, plan) for part, writer in writers.items()}
     journal.finish({"shards": [entry.as_json() for entry in last], **parts})
@@ -118,7 +120,7 @@ def _next_mark(journal: Journal, part: str) -> Mark:
 
 
 def _counts_file(folder: Path, num_shards: int) -> Path:
-    return folder / f"counts-{num_shards:05}.npy"
+    return folder / f"{COUNTS_BEFORE}{num_shards:05}.npy"
 
 
 def _counts_before(folder: Path, form: BlockFormat, num_shards: int) -> Counts:
@@ -131,11 +133,10 @@ def _counts_before(folder: Path, form: BlockFormat, num_shards: int) -> Counts:
 
 def _remove_others(folder: Path, journal: Journal) -> None:
     """Remove what a killed preparation had begun, and finished shards that are not in the journal any more."""
-    kept = {name(entry.part, entry.shard) for entry in journal.entries for name in (shard_name, checksum_name)}
-    for part in PARTS:
-        for file in folder.glob(f"{part}-*"):
-            if file.name not in kept or file.name.endswith(UNFINISHED):
-                file.unlink()
+    kept = {name for entry in journal.entries for name in entry.digests()} | {JOURNAL, LOCK}
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in kept and not file.name.startswith(COUNTS_BEFORE):
+            file.unlink()
 
 
 def _summary(writer: PartWriter, plan: Plan) -> dict[str, int]:

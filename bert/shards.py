@@ -88,6 +88,8 @@ class TokenBlocks:
         layout = self._layout
         num_bytes = layout.block_size * layout.dtype.itemsize
         blocks = np.empty((len(chosen), layout.block_size), dtype=layout.dtype)
+        if not len(chosen):
+            return blocks
         target = blocks.data.cast("B")
         for row, index in enumerate(chosen.tolist()):
             shard, place = divmod(index, layout.blocks_per_shard)
