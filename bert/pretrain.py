@@ -85,7 +85,7 @@ def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
     wait_for_all_ranks()  # a launcher kills the other ranks, which may be writing, as soon as one of them ends
     if trainer.is_world_process_zero():
         print(
-            f"stopped by {stopped_by.name} after step {trainer.state.global_step:,}, which is saved; "
+            f"stopped by {stopped_by} after step {trainer.state.global_step:,}, which is saved; "
             f"go on with the same command and `--resume auto` (exit code {RESUME_EXIT_CODE})\nrun: {run.path}",
             flush=True,
         )
@@ -168,7 +168,7 @@ def make_trainer(
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[RunLog(run)],
         meter=make_meter(options, model, prepared.block_size),
-        control=RunControl(RunClock(), options.budget.max_hours, samples_per_step),
+        control=RunControl(RunClock(), options.budget.max_hours, samples_per_step, run.path),
     )
     control, meter = trainer.run_control, trainer.meter
     trainer.add_callback(

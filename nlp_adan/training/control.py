@@ -1,9 +1,11 @@
-"""When a run ends before its last step: its budget of hours is used up, or a signal asks it to."""
+"""When a run ends before its last step: its budget of hours is used up, or a signal or a file asks it to."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,10 @@ from nlp_adan.training.budget import RunClock
 RESUME_EXIT_CODE = 75
 # A scheduler's end of time, a keyboard's interrupt, a scheduler's warning.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Not every launcher hands signals on to its ranks; a file in the run's folder reaches them all.
+STOP_FILE = "stop"
+STOP_FILE_INTERVAL_SECONDS = 1.0
+_BY_FILE = 1000  # in the place of a signal's number
 
 
 class RunControl(TrainerCallback, ExportableState):
@@ -29,13 +35,18 @@ class RunControl(TrainerCallback, ExportableState):
         clock: of the run.
         max_hours: the budget in trained hours, or None.
         samples_per_step: sequences of one optimizer step over all ranks.
+        folder: of the run, where `STOP_FILE` may turn up; None: not looked for.
     """
 
-    def __init__(self, clock: RunClock, max_hours: float | None, samples_per_step: int) -> None:
+    def __init__(
+        self, clock: RunClock, max_hours: float | None, samples_per_step: int, folder: Path | None = None
+    ) -> None:
         self.clock = clock
+        self.stop_file = None if folder is None else folder / STOP_FILE
+        self._looked_at = 0.0
         self.budget_seconds = None if max_hours is None else max_hours * 3600
         self.samples_per_step = samples_per_step
-        self.stopped_by: signal.Signals | None = None
+        self.stopped_by: str | None = None
         self._agreed_seconds = 0.0
         self._received = 0
         self._previous: dict[signal.Signals, Any] = {}
@@ -69,6 +80,8 @@ class RunControl(TrainerCallback, ExportableState):
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         # The rate that the scheduler was made with, or that a checkpoint brought, is that of the budget's share so far.
         self.clock.start(self._agreed_seconds)
+        if self.stop_file is not None and state.is_world_process_zero:
+            self.stop_file.unlink(missing_ok=True)  # it asked an earlier start to stop
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
@@ -79,14 +92,29 @@ class RunControl(TrainerCallback, ExportableState):
         self._received = number
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._look_for_file(state)
         self._agreed_seconds, received = largest_over_ranks(self.clock.seconds, self._received)
         if received:
-            self.stopped_by = signal.Signals(int(received))
+            self.stopped_by = (
+                f"the file {self.stop_file}" if received == _BY_FILE else signal.Signals(int(received)).name
+            )
         used_up = self.budget_seconds is not None and self._agreed_seconds >= self.budget_seconds
         if used_up:
             self.stopped_by = None  # finished all the same
         if used_up or self.stopped_by is not None:
             control.should_training_stop = control.should_save = True
+
+    def _look_for_file(self, state: TrainerState) -> None:
+        now = time.monotonic()
+        if (
+            self.stop_file is None
+            or not state.is_world_process_zero
+            or now - self._looked_at < STOP_FILE_INTERVAL_SECONDS
+        ):
+            return
+        self._looked_at = now
+        if self.stop_file.exists():
+            self._received = _BY_FILE
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

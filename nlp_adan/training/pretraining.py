@@ -51,21 +51,28 @@ class PretrainingEngine(Engine):
     train_dataset: PositionDataset
     lr_scheduler: Any
 
-    def __init__(self, *args: Any, meter: Meter, control: RunControl, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        args: PretrainingOptions,
+        train_dataset: PositionDataset,
+        meter: Meter,
+        control: RunControl,
+        **kwargs: Any,
+    ) -> None:
+        options: Any = args
+        options.ignore_data_skip = True  # the sampler begins where the run stands
+        if options.max_steps < 0:  # the Trainer wants to know it at once
+            samples = train_dataset.num_samples * options.num_train_epochs
+            epochs = max(1, math.ceil(samples / options.num_sequences_per_step))
+            options.max_steps = epochs if control.budget_seconds is None else UNBOUNDED_STEPS
+        super().__init__(args=args, train_dataset=train_dataset, **kwargs)
         self.meter = meter
         self.run_control = control
-        options: Any = self.args
-        for callback in (EpochOfPosition(self.train_dataset.num_samples, control.samples_per_step), control, meter):
-            self.add_callback(callback)
-        options.ignore_data_skip = True  # the sampler begins where the run stands
         if control.budget_seconds is not None:
             self.bar.count_seconds(control)
-            if options.max_steps < 0:
-                options.max_steps = UNBOUNDED_STEPS
-        elif options.max_steps < 0:
-            samples = self.train_dataset.num_samples * options.num_train_epochs
-            options.max_steps = max(1, math.ceil(samples / options.num_sequences_per_step))
+        for callback in (EpochOfPosition(train_dataset.num_samples, control.samples_per_step), control, meter):
+            self.add_callback(callback)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """See the Trainer. Each rank draws its own dropout; a checkpoint's random state, where it has one, follows."""

@@ -163,3 +163,40 @@ def test_from_two_ranks_to_one(text: Path, tmp_path: Path) -> None:
     assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], abs=1e-5)
     ranks = [json.loads(line)["world_size"] for line in (moved / "starts.jsonl").read_text().splitlines()]
     assert ranks == [2, 1]
+
+
+def test_a_budget_of_seconds_goes_on_after_an_interruption(text: Path, tmp_path: Path) -> None:
+    """Seven seconds in two starts: the rate rises from 0 and ends near 0, the time is the two starts' sum."""
+    run, seconds = tmp_path / "budget", 7.2
+
+    def send() -> None:
+        wait_for_step(run, 5)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    budget = [*words(text, run), "--max_hours", str(seconds / 3600), "--warmup_steps", "0.1"]
+    place = budget.index("--max_steps")
+    del budget[place : place + 2]
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit):
+        pretrain.main(budget)
+    sender.join()
+    first = log_lines(run)[-1]["trained_seconds"]
+    pretrain.main([*budget, "--resume", "auto"])
+    lines = log_lines(run)
+    times, rates = [line["trained_seconds"] for line in lines], [line["learning_rate"] for line in lines]
+    assert 0 < first < seconds and times == sorted(times)
+    assert seconds - 2 < times[-1] < seconds + 2
+    assert rates[0] < 0.2 * max(rates) and rates[-1] < 0.5 * max(rates)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["step"] == lines[-1]["step"] and metrics["trained_seconds"] == pytest.approx(times[-1], abs=2)
+
+
+def test_epochs_say_how_many_steps_there_are(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "epochs"
+    given = words(text, run)
+    place = given.index("--max_steps")
+    given[place : place + 2] = ["--num_train_epochs", "0.5"]
+    pretrain.main(given)
+    last = log_lines(run)[-1]
+    assert 0.5 <= last["epoch"] < 0.5 + 8 / 100  # whole steps of eight blocks

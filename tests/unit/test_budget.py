@@ -138,7 +138,7 @@ def test_a_signal_ends_the_run_at_the_end_of_its_step(tmp_path: Path, number: si
         signal.raise_signal(number)
         assert not flow.should_training_stop
         control.on_step_end(args, state, flow)
-        assert flow.should_training_stop and flow.should_save and control.stopped_by == number
+        assert flow.should_training_stop and flow.should_save and control.stopped_by == number.name
     finally:
         control.on_train_end(args, state, flow)
     assert signal.getsignal(number) == before
@@ -154,3 +154,22 @@ def test_a_second_interrupt_is_an_interrupt(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGINT)
     finally:
         control.on_train_end(args, state, flow)
+
+
+def test_a_file_ends_the_run_and_is_gone_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlp_adan.training.control.STOP_FILE_INTERVAL_SECONDS", 0.0)
+    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState()
+    control = RunControl(RunClock(), None, samples_per_step=8, folder=tmp_path)
+    control.on_train_begin(args, state, flow)
+    try:
+        control.on_step_end(args, state, flow)
+        assert not flow.should_training_stop
+        (tmp_path / "stop").touch()
+        control.on_step_end(args, state, flow)
+        assert flow.should_training_stop and control.stopped_by == f"the file {tmp_path / 'stop'}"
+    finally:
+        control.on_train_end(args, state, flow)
+    again = RunControl(RunClock(), None, samples_per_step=8, folder=tmp_path)
+    again.on_train_begin(args, state, TrainerControl())
+    again.on_train_end(args, state, flow)
+    assert not (tmp_path / "stop").exists()
