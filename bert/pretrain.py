@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.masking import MaskingCollator
 from bert.metrics import masked_lm_metrics
 from bert.model import build_model
+from bert.model_card import CARD, write_model_card
 from bert.model_options import model_config, num_positions
 from bert.options import DataOptions, Options, parse_options
 from bert.plan import format_plan
 from bert.prepare import prepare_corpus
 from bert.prepared import PreparedData, is_prepared, open_prepared
 from bert.probe import GlueProbe, check_probe
+from bert.report import write_pretraining_report
 from bert.samples import TrainingBlocks, ValidationBlocks
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_json
@@ -57,6 +59,8 @@ def main(words: Sequence[str]) -> None:
     checkpoint = run.checkpoint_to_resume(recorded, engine.resume)
     if run.finished:
         if engine.process_index == 0:
+            if not (run.path / CARD).is_file():  # ended between its last figures and its report
+                describe(run)
             print(f"{run.path} holds this run, finished: nothing to do")
         return
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
@@ -74,7 +78,7 @@ def main(words: Sequence[str]) -> None:
         print_beginning(trainer, prepared, options)
     trainer.train(resume_from_checkpoint=checkpoint)
     stop_if_asked(trainer, run)
-    finish(trainer, run)
+    finish(trainer, run, prepared)
 
 
 def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
@@ -92,8 +96,8 @@ def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
     sys.exit(RESUME_EXIT_CODE)
 
 
-def finish(trainer: PretrainingEngine, run: RunFolder) -> None:
-    """Save the model, evaluate it, and mark the run as finished."""
+def finish(trainer: PretrainingEngine, run: RunFolder, prepared: PreparedData) -> None:
+    """Save the model, evaluate it, mark the run as finished, and write its report and the model's card."""
     trainer.save_model()
     metrics = trainer.evaluate()
     if not math.isfinite(metrics["eval_mlm_loss"]):
@@ -110,7 +114,14 @@ def finish(trainer: PretrainingEngine, run: RunFolder) -> None:
     if trainer.meter.flops_per_step is not None:
         metrics["trained_flops"] = steps * trainer.meter.flops_per_step
     run.finish(metrics)
+    describe(run, prepared.manifest)
     print_result(metrics, run.path)
+
+
+def describe(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
+    """The report of a finished run, then the card of its model."""
+    write_pretraining_report(run, manifest)
+    write_model_card(run, manifest)
 
 
 def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> None:
@@ -219,6 +230,8 @@ def print_result(metrics: dict[str, Any], folder: Path) -> None:
         f"validation MLM loss {metrics['eval_mlm_loss']:.3f} nats "
         f"(unigram cross-entropy of the same tokens: {metrics['eval_unigram_cross_entropy']:.3f}), "
         f"top-5 accuracy {metrics['eval_top5_accuracy']:.3f} "
-        f"(always the five commonest tokens: {metrics['eval_five_commonest_accuracy']:.3f})\nmodel: {folder}",
+        f"(always the five commonest tokens: {metrics['eval_five_commonest_accuracy']:.3f})\n"
+        f"model:  {folder}\n"
+        f"report: {folder / 'report.html'}, {folder / 'report.md'}",
         flush=True,
     )

@@ -58,11 +58,14 @@ def test_the_run_folder(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     for line in lines:
-        assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(line)
+        assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "flops_per_second", "data_wait"} <= set(line)
         assert line["tokens_per_second"] > 0 and 5 < line["loss"] < 8 and line["grad_norm"] > 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["step"] == 2 and metrics["eval_masked_tokens"] > 100
     assert 4 < metrics["eval_unigram_cross_entropy"] < metrics["eval_mlm_loss"] < 8
+    assert metrics["trained_tokens"] == 2 * 32 * 64 and metrics["trained_flops"] > 6 * 2 * 32 * 64 * 3e5
+    assert "| tokens " in (run / "README.md").read_text() and "Validation loss" in (run / "report.md").read_text()
+    assert (run / "report.html").is_file() and len((run / "starts.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_model_loads_and_fills_a_mask(run: Path) -> None:
