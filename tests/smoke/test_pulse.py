@@ -63,7 +63,8 @@ def test_the_run_folder(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["step"] == 2 and metrics["eval_masked_tokens"] > 100
     assert 4 < metrics["eval_unigram_cross_entropy"] < metrics["eval_mlm_loss"] < 8
-    assert metrics["trained_tokens"] == 2 * 32 * 64 and metrics["trained_flops"] > 6 * 2 * 32 * 64 * 3e5
+    assert metrics["trained_tokens"] == 2 * 32 * 64
+    assert 1e5 < metrics["trained_flops"] / metrics["trained_tokens"] / 6 < 1e6  # 0.33 M parameters in the layers
     assert "| tokens " in (run / "README.md").read_text() and "Validation loss" in (run / "report.md").read_text()
     assert (run / "report.html").is_file() and len((run / "starts.jsonl").read_text().splitlines()) == 1
 
