@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import glue_eval.__main__
-from bert import pretrain
+from bert import prepare_command
+from bert.options import parse_options
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
 
@@ -24,22 +25,49 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
+def lines(text: str) -> list[str]:
+    """The command lines of a page's bash blocks; a line that ends in a backslash goes on in the next."""
+    joined = [block.replace("\\\n", " ") for block in blocks("bash", text)]
+    return [line.strip() for block in joined for line in block.splitlines() if line.strip()]
+
+
 def commands() -> list[str]:
-    in_blocks = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    return [*in_blocks, *re.findall(INLINE, README)]
+    return [*lines(README), *re.findall(INLINE, README)]
+
+
+def guides() -> list[tuple[str, str]]:
+    return [(path.name, path.read_text(encoding="utf-8")) for path in sorted((PROJECT / "docs").glob("*.md"))]
+
+
+OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(\.venv/bin/)?(python|deepspeed|torchrun|srun torchrun|\./run_)\S* .*")
+
+
+def guide_commands() -> list[tuple[str, str]]:
+    """Of the guides, what calls a command of ours; other people's scripts and tools are left out."""
+    inside = ("run_pretrain.py", "run_pretrain.sh", "glue_eval", "benchmarks/", "bert.report")
+    return [
+        (page, line)
+        for page, text in guides()
+        for line in lines(text)
+        if OURS.fullmatch(line) and any(word in line for word in inside)
+    ]
 
 
 def check_pretraining(words: list[str]) -> None:
     """Parse the words after `run_pretrain.py` or `run_pretrain.sh`."""
-    assert words[0] == "bert"
-    if words[1:] != ["--help"]:
-        pretrain.parse_options(words[1:])
+    assert words[0] in ("bert", "prepare")
+    if words[1:] == ["--help"]:
+        return
+    if words[0] == "prepare":
+        prepare_command.command_parser().parse(words[1:])
+    else:
+        parse_options(words[1:])
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(PROJECT)
-    program, *rest = shlex.split(re.sub(r"^[A-Z_]+=\S+ ", "", command))
+def check_command(command: str) -> None:
+    program, *rest = shlex.split(re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command), comments=True)
+    if "&" in rest:
+        rest.remove("&")
     if program == "source":
         assert rest == [".venv/bin/activate"]
     elif program == "./run_pretrain.sh":
@@ -53,24 +81,34 @@ def test_a_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None
             assert glue.model and glue.seeds and engine.output_dir
     elif program.endswith("python") and rest[:2] == ["-m", "nlp_adan"]:
         assert word_value("--optim", rest) == "adan" and adan_options(word_value("--optim_args", rest))
+    elif program.endswith("python") and rest[:2] == ["-m", "bert.report"]:
+        assert len(rest) == 3
     elif rest[0].startswith("benchmarks/"):
         source = (PROJECT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
     else:
-        assert Path(program).name in ("deepspeed", "torchrun", "python")
+        assert Path(program).name in ("deepspeed", "torchrun", "python", "srun")
         check_pretraining(rest[rest.index("run_pretrain.py") + 1 :])
 
 
+@pytest.mark.parametrize("command", commands())
+def test_a_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    check_command(command)
+
+
+@pytest.mark.parametrize(("page", "command"), guide_commands())
+def test_a_guides_command_parses(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    check_command(command)
+
+
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) >= 10 and len(blocks("python")) == 2
-
-
-def guides() -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md"))]
+    assert len(commands()) >= 10 and len(blocks("python")) == 2 and len(guide_commands()) >= 5
 
 
 @pytest.mark.parametrize(
-    "program", [*blocks("python"), *(code for text in guides() for code in blocks("python", text))]
+    "program", [*blocks("python"), *(code for _, text in guides() for code in blocks("python", text))]
 )
 def test_the_python_runs(program: str, tmp_path: Path) -> None:
     run = subprocess.run(
