@@ -176,8 +176,8 @@ def _rate(workload: Workload, devices: Devices) -> tuple[float | None, str]:
         return None, f"no peak FLOP/s known of {devices.name or 'this device'}: give --flops_per_second"
     if not workload.bf16:
         return None, "no rate is assumed for float32: give --flops_per_second, or --bf16 true"
-    source = f"{ASSUMED_MFU:.0%} of the peak of {devices.name}, {peak / 1e12:,.1f} TFLOP/s: assumed, not measured"
-    return ASSUMED_MFU * peak, source
+    of_peak = f"{100 * ASSUMED_MFU:.0f} % of the peak of {devices.name}, {peak / 1e12:,.1f} TFLOP/s"
+    return ASSUMED_MFU * peak, f"{of_peak}: assumed, not measured"
 
 
 def _num_steps(
@@ -263,7 +263,7 @@ def _format_memory(plan: Plan) -> list[str]:
 def _advice(plan: Plan) -> str:
     if plan.devices.memory_bytes is None:
         return "what fits is not known before the device's memory is: give --plan_memory_gib"
-    reserve = f"{RESERVED_SHARE:.0%} of the memory is left free"
+    reserve = f"{100 * RESERVED_SHARE:.0f} % of the memory is left free"
     if plan.recommended is not None:
         where = (
             "without DeepSpeed"
