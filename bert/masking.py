@@ -11,8 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .shards import TokenBlocks
-
 IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's ignore_index; the Trainer counts the labels that differ
 # Padded `masked_positions` have room for so many standard deviations more than are masked on average. One batch in
 # three million has more, and takes the next multiple.
@@ -23,28 +21,6 @@ Words = npt.NDArray[np.uint64]
 # The three draws of a position, as offsets of its counter: its mask does not depend on the length of the block.
 CHOICE, ACTION, REPLACEMENT = (np.uint64(draw << 32) for draw in range(3))
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
-
-
-class MaskedBlocks(torch.utils.data.Dataset[dict[str, Any]]):
-    """Token blocks as samples: the block, its index and the epoch, which together fix its mask.
-
-    Args:
-        blocks: rows of block_size token ids, uint16 or uint32, special tokens at both ends included.
-    """
-
-    def __init__(self, blocks: np.ndarray | TokenBlocks) -> None:
-        self.blocks = blocks
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self.blocks[index], "sample": index, "epoch": self.epoch}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of each epoch: every epoch masks other tokens."""
-        self.epoch = epoch
 
 
 class MaskingCollator:
