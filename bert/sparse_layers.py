@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert import modeling_bert
 from transformers.models.camembert.modeling_camembert import CamembertLayer
-from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.modernbert import modeling_modernbert
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 # Attention whose mask, if there is one, is a tensor with a row for each query: rows can be left out.
 _MASK_IN_ROWS = ("sdpa", "eager")
+# `bert.flops` counts what these save.
+_MODEL_TYPES = ("bert", "camembert", "modernbert", "roberta", "xlm-roberta")
 
 
 class Selection:
@@ -217,7 +218,6 @@ _MIXINS: dict[type[nn.Module], type[SparseLayer]] = {
     RobertaLayer: SparseBertLayer,
     XLMRobertaLayer: SparseBertLayer,
     CamembertLayer: SparseBertLayer,
-    ElectraLayer: SparseBertLayer,
     modeling_modernbert.ModernBertEncoderLayer: SparseModernBertLayer,
 }
 # transformers' class to the sparse one of the same name.
@@ -228,7 +228,7 @@ _SPARSE = {
 
 def last_layer(model: PreTrainedModel) -> nn.Module | None:
     """The last encoder layer, where it is one that is known here and the model is no decoder."""
-    if getattr(model.config, "is_decoder", False):
+    if model.config.model_type not in _MODEL_TYPES or getattr(model.config, "is_decoder", False):
         return None
     layers = [module for module in model.base_model.modules() if type(module) in _SPARSE]
     return layers[-1] if layers else None

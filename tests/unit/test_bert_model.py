@@ -24,9 +24,9 @@ from bert.model import STATISTICS, build_model
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 # What a type wants besides the sizes. Those in `SPARSE_LAST_LAYER` compute the last layer too on masked positions.
-SPARSE_LAST_LAYER = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "modernbert")
+SPARSE_LAST_LAYER = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 OTHERS = (
-    "albert", "convbert", "deberta", "deberta-v2", "distilbert", "ernie", "esm", "flaubert", "fnet", "megatron-bert",
+    "albert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "flaubert", "fnet", "megatron-bert",
     "mpnet", "nystromformer", "rembert", "roberta-prelayernorm", "roformer", "xlm",
 )  # fmt: skip
 LENGTH = 12
