@@ -26,8 +26,8 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_i
 # What a type wants besides the sizes. Those in `SPARSE_LAST_LAYER` compute the last layer too on masked positions.
 SPARSE_LAST_LAYER = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 OTHERS = (
-    "albert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "flaubert", "fnet", "megatron-bert",
-    "mpnet", "nystromformer", "rembert", "roberta-prelayernorm", "roformer", "xlm",
+    "albert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "flaubert", "fnet",
+    "megatron-bert", "mpnet", "nystromformer", "rembert", "roberta-prelayernorm", "roformer", "xlm",
 )  # fmt: skip
 LENGTH = 12
 
