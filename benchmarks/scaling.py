@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=numbers(float), default=[1.0, 4.0], help="of corpora (default: 1,4)")
     parser.add_argument(
         "--models", type=numbers(shape), default=[(2, 128), (4, 256)],
-        help="LAYERSxWIDTH (default: 2x128,4x256); 6x320,8x512,12x768,24x960 have 10 M to 274 M parameters",
+        help="LAYERSxWIDTH (default: 2x128,4x256); 6x320,8x512,12x768,24x1024 have 10 M to 311 M parameters",
     )  # fmt: skip
     parser.add_argument("--steps", type=numbers(int), default=[20, 200], help="of runs to resume (default: 20,200)")
     parser.add_argument("--measured_steps", type=int, default=8, help="of the axes ranks and model (default: 8)")

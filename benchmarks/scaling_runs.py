@@ -26,7 +26,8 @@ from nlp_adan.errors import UserError
 from nlp_adan.training.environment import num_cpu_cores
 
 PROJECT = Path(__file__).resolve().parents[1]
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
+MEMORY_SECONDS = 1.0  # between two looks at the memory, each of which takes some ms of a core
 LINES_A_DOCUMENT = 30
 BLOCK_SIZE = 128
 MB = 1_000_000
@@ -54,14 +55,16 @@ def run(words: list[str], threads: int, until: Callable[[], bool] = lambda: Fals
         name: value for name, value in os.environ.items() if not name.startswith(("WORLD_SIZE", "RANK", "LOCAL_"))
     }
     environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    began, peak = time.monotonic(), 0
+    began = looked = time.monotonic()
+    peak = 0
     with subprocess.Popen(
         words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     ) as process, _reading(process) as lines:  # fmt: skip
         killed = False
         while process.poll() is None:
-            peak = max(peak, _tree_bytes(process.pid))
+            if time.monotonic() - looked >= MEMORY_SECONDS:
+                peak, looked = max(peak, _tree_bytes(process.pid)), time.monotonic()
             if until():
                 seconds, killed = time.monotonic() - began, True
                 os.killpg(process.pid, signal.SIGKILL)
@@ -89,12 +92,13 @@ def _reading(process: subprocess.Popen[str]) -> Iterator[list[str]]:
 
 
 def _tree_bytes(pid: int) -> int:
-    """Resident memory of a process and its children, added up: pages that they share count for each of them."""
+    """Memory of a process and its children; pages that they share count once, where the system tells (Linux)."""
     total = 0
     try:
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            total += process.memory_info().rss
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
     except psutil.Error:
         pass  # ended meanwhile
     return total

@@ -14,12 +14,13 @@ import yaml
 from bert import pretrain
 from bert.model_options import model_config
 from bert.options import RECIPES, parse_options
-from bert.plan import Devices, Workload, make_plan
+from bert.plan import Devices, Plan, Workload, make_plan
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import recipe_names
 
 NAMES = recipe_names(RECIPES)
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "bert.md"
 # The lines of arithmetic, whatever their numbers: a quoted number is compared with what the others give.
 STEPS = r"([\d,]+) steps x ([\d,]+) sequences x ([\d,]+) tokens = (\S+) tokens"
 TOTAL = r"(\S+) FLOPs a sequence x ([\d,]+) sequences = (\S+) FLOPs"
@@ -28,6 +29,7 @@ BUDGET = r"(\d+) hours x (\d+) x (.+?) at (\S+) FLOP/s x (\d+) % MFU = (\S+) FLO
 BOUGHT = r"(\S+) FLOPs / (\S+) a sequence / ([\d,]+) a step = ([\d,]+) steps = (\S+) tokens"
 LAYERS = r"(\d+) x \(?4 x (\d+)\^2 \+ (?:\d+ x )?([23]) x (\d+) x (\d+)\)? = (\S+) M"
 EMBEDDING = r"([\d,]+) x (\d+) = (\S+) M in the embedding"
+ROW = r"\| `([\w-]+)` \| \w+, (\S+) M \| (\S+) x (\d+)(?: tokens)? \| (.+?) \| (.+?) \|"
 NATS = r"(\S+) bits = (\S+) nats"
 # The devices that the recipes name, as torch names them.
 DEVICES = {
@@ -68,13 +70,13 @@ def assert_rounds(quoted: str, value: float) -> None:
     assert abs(number(quoted) - value) <= unit, f"quoted {quoted}, computed {value:g}"
 
 
-def training_flops_per_sequence(name: str) -> float:
-    """By the plan, which `--dry_run` prints."""
+def plan_of_a_sequence(name: str) -> Plan:
+    """What `--dry_run` prints, for a step of one sequence."""
     options = parse_options(["--recipe", name, "--output_dir", "runs/never"])
     data, tokenizer = options.data, cast(Any, SpecialTokens(options.data.vocab_size))
     config = model_config(options.model, tokenizer, data.block_size)
     work = Workload(data.block_size, data.mask_probability, micro_batch_size=1, max_steps=1)
-    return make_plan(config, work, Devices(world_size=1)).flops_per_step
+    return make_plan(config, work, Devices(world_size=1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +89,7 @@ def test_the_quoted_arithmetic_is_the_recipes(name: str) -> None:
         assert_rounds(total, values["max_steps"] * batch * block)
     for flops, sequences, total in re.findall(TOTAL, text):
         assert number(sequences) == values["max_steps"] * batch
-        assert_rounds(flops, training_flops_per_sequence(name))
+        assert_rounds(flops, plan_of_a_sequence(name).flops_per_step)
         assert_rounds(total, number(flops) * number(sequences))
     for flops, gpus, device, peak, mfu, hours in re.findall(HOURS, text):
         assert_rounds(peak, peak_flops(DEVICES[device]) or 0.0)
@@ -98,7 +100,7 @@ def test_the_quoted_arithmetic_is_the_recipes(name: str) -> None:
         assert_rounds(flops, int(hours) * 3600 * int(gpus) * number(peak) * int(mfu) / 100)
     for flops, each, sequences, steps, tokens in re.findall(BOUGHT, text):
         assert number(sequences) == batch
-        assert_rounds(each, training_flops_per_sequence(name))
+        assert_rounds(each, plan_of_a_sequence(name).flops_per_step)
         assert_rounds(steps, number(flops) / number(each) / batch)
         assert_rounds(tokens, number(flops) / number(each) * block)
     for bits, nats in re.findall(NATS, text):
@@ -126,6 +128,21 @@ def test_it_quotes_tokens_operations_and_parameters(name: str) -> None:
     if name != "tiny":
         assert "calculated and not measured" in text
         assert "max_hours" in values or re.search(HOURS, text)
+
+
+def test_the_guides_table_is_the_recipes() -> None:
+    rows = re.findall(ROW, GUIDE.read_text(encoding="utf-8"))
+    assert sorted(name for name, *_ in rows) == NAMES
+    for name, millions, batch, block, length, tokens in rows:
+        values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert_rounds(millions, plan_of_a_sequence(name).num_parameters / 1e6)
+        assert [number(batch), number(block)] == [values["global_batch_size"], values["block_size"]]
+        if "max_hours" in values:
+            assert length == f"{values['max_hours']} hours"
+            assert f"= {tokens.removesuffix(' on 8 A100')} tokens" in recipe_text(name)
+        else:
+            assert length == f"{values['max_steps']:,} steps"
+            assert_rounds(tokens, values["max_steps"] * values["global_batch_size"] * values["block_size"])
 
 
 def test_the_baseline_differs_from_the_papers_recipe_in_the_optimizer_only() -> None:
