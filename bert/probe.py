@@ -152,7 +152,8 @@ class GlueProbe(TrainerCallback):
         except Exception as error:
             if not is_first:
                 raise
-            print(f"\nwarning: the GLUE probe at step {step:,} FAILED, training goes on: {error}", flush=True)
+            what = "was given up" if self.interrupted() else "FAILED, training goes on"
+            print(f"\nwarning: the GLUE probe at step {step:,} {what}: {error}", flush=True)
         if is_first:
             shutil.rmtree(folder, ignore_errors=True)
         args.distributed_state.wait_for_everyone()
