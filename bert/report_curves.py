@@ -24,7 +24,9 @@ def loss_section(record: RunRecord) -> Section:
     train, valid = record.curve("loss"), record.curve("eval_mlm_loss", record.evaluations)
     if not train and not valid:
         return Section("Loss", (Note("No step is logged yet."),))
-    caption = "The training loss is a mean over the steps since the line before, with dropout if there is any; validation without."
+    caption = (
+        "Training: a mean over the steps since the line before, with dropout if there is any; validation: without."
+    )
     blocks: list[Any] = [_loss_plot(record, train, valid, "loss", caption)]
     if len(train) >= LONG_RUN_LINES:
         begin = train[-1][0] / 10
