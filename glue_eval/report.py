@@ -11,6 +11,7 @@ from glue_eval.results import RunResult
 from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
 from glue_eval.summary import Average, ScoreSummary, TaskSummary, average, summarize
 from nlp_adan.reporting import Column, Document, Image, Note, Paragraph, Section, Table, write_report
+from nlp_adan.reporting.facts import environment_section, facts_table
 from nlp_adan.reporting.plots import dot_plot
 from nlp_adan.training.environment import environment
 
@@ -97,7 +98,7 @@ def make_document(
             Section("Scores", (*notes, Table(SCORE_COLUMNS, tuple(rows)), meaning, _score_plot(summaries, is_sample))),
             _protocol(summaries, model=model, data=data, recipe=recipe, is_sample=is_sample),
             _cost(summaries),
-            _environment(where),
+            environment_section(where),
         ),
     )
 
@@ -210,7 +211,7 @@ def _protocol(summaries: Sequence[TaskSummary], *, model: str, data: str, recipe
         counts = (str(run.batch_size), epochs, str(run.steps), length, str(run.num_train), str(run.num_dev))
         rows.append((summary.task.name, run.optimizer, f"{run.learning_rate:g}", *counts))
     columns = tuple(Column(name, "left" if name in ("Task", "Optimizer") else "right") for name in names)
-    blocks = [_pairs(facts), Table(columns, tuple(rows))]
+    blocks = [facts_table(facts), Table(columns, tuple(rows))]
     by_settings: dict[str, list[str]] = {}
     for summary in summaries:
         if settings := summary.runs[0].settings:
@@ -219,7 +220,7 @@ def _protocol(summaries: Sequence[TaskSummary], *, model: str, data: str, recipe
     further = [
         (text, "all" if len(names) == len(summaries) else ", ".join(names)) for text, names in by_settings.items()
     ]
-    return Section("Protocol", (*blocks, *([_pairs(further, ("Further settings", "Tasks"))] if further else [])))
+    return Section("Protocol", (*blocks, *([facts_table(further, ("Further settings", "Tasks"))] if further else [])))
 
 
 def _cost(summaries: Sequence[TaskSummary]) -> Section:
@@ -235,21 +236,6 @@ def _cost(summaries: Sequence[TaskSummary]) -> Section:
     ]
     totals = tuple(f"{sum(float(row[place]) for row in rows):.{place // 3}f}" for place in (1, 2, 3))
     return Section("Cost", (Table(columns, (*rows, ("all", *totals)), "Wall time of training and scoring."),))
-
-
-def _environment(where: dict[str, Any]) -> Section:
-    facts = []
-    for name, value in where.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
-        elif isinstance(value, list):
-            value = ", ".join(str(item) for item in value) or "none"
-        facts.append((name, str(value)))
-    return Section("Environment", (_pairs(facts),))
-
-
-def _pairs(facts: Sequence[tuple[str, str]], names: tuple[str, str] = ("What", "Value")) -> Table:
-    return Table((Column(names[0]), Column(names[1])), tuple(facts))
 
 
 def _task_data(summary: TaskSummary) -> dict[str, Any]:
