@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import torch
 
 from bert.model_options import SPECIAL_TOKENS, model_config
 from bert.plan import GIB, Devices, Plan, Workload, make_plan
+from bert.prepare import prepare_corpus
+from bert.prepared import is_prepared
 from bert.tokenizer import load_tokenizer
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
@@ -18,6 +21,7 @@ from nlp_adan.training.recipe import check_range
 if TYPE_CHECKING:
     from bert.options import Options
 
+PAD_ID = 1  # of the tokenizers trained here; RoBERTa counts its positions on from there
 _DETAILS = ("flops_per_second", "plan_ranks", "plan_device", "plan_memory_gib")
 
 
@@ -65,28 +69,30 @@ class _PlannedTokenizer:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        for token_id, name in enumerate(SPECIAL_TOKENS):
-            setattr(self, name, token_id)
+        for name in (*SPECIAL_TOKENS, "mask_token_id"):
+            setattr(self, name, PAD_ID if name == "pad_token_id" else 0)
 
     def __len__(self) -> int:
         return self.vocab_size
 
 
-def plan_of_run(options: Options, plan: PlanOptions, num_train_blocks: int | None) -> Plan:
-    """The plan of a command line. Reads no corpus; a tokenizer only where `--tokenizer` names one.
-
-    Args:
-        options: as the run would take them.
-        plan: what to plan for.
-        num_train_blocks: of the prepared data, or None where they are not prepared.
+def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
+    """The plan of a command line, and of the prepared data that its `--data` names. Reads no raw text.
 
     Raises: UserError for what the run would refuse too: sizes that do not fit each other, an unknown tokenizer.
     """
-    data, engine = options.data, options.engine
+    engine = options.engine
     given: Any = engine
+    data = dataclasses.replace(options.data, tokenizer=options.data.tokenizer or options.model.model_name_or_path)
+    num_train_blocks = None
+    tokenizer: Any = _PlannedTokenizer(data.vocab_size)
+    if data.data is not None and is_prepared(Path(data.data)):
+        prepared, tokenizer = prepare_corpus(data)
+        num_train_blocks = len(prepared.train)
+    elif data.tokenizer is not None:
+        tokenizer = load_tokenizer(data.tokenizer)
     # A GPU that is planned for, not this machine's, would choose bfloat16 too (nlp_adan.training.precision).
     chooses_bf16 = engine.chose_precision and plan.plan_device is not None and peak_flops(plan.plan_device) is not None
-    tokenizer: Any = _PlannedTokenizer(data.vocab_size) if data.tokenizer is None else load_tokenizer(data.tokenizer)
     workload = Workload(
         block_size=data.block_size,
         mask_probability=data.mask_probability,

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bert.quantities import count, duration, share
+from bert.report_facts import tokenizer_of
 from bert.run_record import RunRecord, read_run
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_text
@@ -68,6 +69,7 @@ def _front_matter(record: RunRecord) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["masked-lm", _architecture(record)["model_type"], str(record.settings.get("optim")), "nlp_adan"],
+        base_model=_base_model(record),
         model_name=record.folder.absolute().name,
         eval_results=results or None,
     )
@@ -77,7 +79,7 @@ def _text(record: RunRecord) -> str:
     size = "" if record.num_parameters is None else f" of {count(record.num_parameters)} parameters"
     parts = [
         f"# {record.folder.absolute().name}",
-        f"A masked language model ({_architecture(record)['model_type']}){size}, pretrained from scratch on "
+        f"A masked language model ({_architecture(record)['model_type']}){size}, {_origin(record)} on "
         f"{_corpus(record)} with {_optimizer(record)} by nlp_adan. It fills masked words, and "
         "is meant to be fine-tuned. `report.md` in this folder has curves, cost, settings and environment.",
         f"## Use\n\n```python\n{USE}```",
@@ -100,6 +102,17 @@ def _corpus(record: RunRecord) -> str:
     if record.manifest is not None and record.manifest.get("corpus_name"):
         return str(record.manifest["corpus_name"])
     return str(record.settings.get("data") or "the built-in corpus")
+
+
+def _origin(record: RunRecord) -> str:
+    begun_from = record.settings.get("model_name_or_path")
+    return "pretrained from scratch" if begun_from is None else f"pretrained further, from the weights of {begun_from},"
+
+
+def _base_model(record: RunRecord) -> str | None:
+    """The hub's name of the model that the run went on from; a folder's path says nothing there."""
+    begun_from = record.settings.get("model_name_or_path")
+    return None if begun_from is None or Path(begun_from).exists() else str(begun_from)
 
 
 def _optimizer(record: RunRecord) -> str:
@@ -155,7 +168,7 @@ def _data(record: RunRecord) -> str:
     train = record.manifest.get("train", {})
     labels = {"num_documents": "documents", "num_chars": "characters", "num_tokens": "tokens"}
     sizes = ", ".join(f"{count(train[name])} {label}" for name, label in labels.items() if name in train)
-    tokenizer = record.settings.get("tokenizer") or "trained on the same text"
+    tokenizer = tokenizer_of(record)
     return (
         f"{_corpus(record)}: {sizes} in the training part. Tokenizer: {tokenizer}, "
         f"{record.manifest.get('vocab_size', 0):,} entries. Key of the prepared data: "

@@ -20,10 +20,10 @@ from bert.metrics import masked_lm_metrics
 from bert.model import build_model
 from bert.model_card import CARD, write_model_card
 from bert.model_options import model_config, num_positions
-from bert.options import DataOptions, Options, parse_options
+from bert.options import Options, parse_options
 from bert.plan import format_plan
 from bert.prepare import prepare_corpus
-from bert.prepared import PreparedData, is_prepared, open_prepared
+from bert.prepared import PreparedData
 from bert.probe import GlueProbe, check_probe
 from bert.report import write_pretraining_report
 from bert.samples import TrainingBlocks, ValidationBlocks
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> None:
     engine = options.engine
     if options.plan.dry_run:
         if engine.process_index == 0:
-            print(format_plan(plan_of_run(options, options.plan, num_prepared_blocks(options.data))))
+            print(format_plan(plan_of_run(options, options.plan)))
         return
     run = RunFolder(engine.output_dir)
     recorded = options.resolved()  # before the engine fills in what follows from them
@@ -134,13 +134,6 @@ def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> No
             f"--resume: the data or the tokenizer changed since {str(run.path)!r} began; "
             f"bring them back, or start again in another --output_dir"
         )
-
-
-def num_prepared_blocks(data: DataOptions) -> int | None:
-    """Training blocks of the prepared folder that `--data` names; None where it names raw text."""
-    if data.data is None or not is_prepared(Path(data.data)):
-        return None
-    return len(open_prepared(Path(data.data)).train)
 
 
 def prepare(options: Options) -> tuple[PreparedData, PreTrainedTokenizerBase]:

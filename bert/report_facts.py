@@ -13,13 +13,15 @@ from nlp_adan.reporting.facts import facts_table
 MAX_SOURCES = 12
 # Beside these the run has every option of the Trainer; resolved.yaml holds them all.
 SETTINGS = (
-    "recipe", "model_type", "config_name", "hidden_size", "num_hidden_layers", "num_attention_heads",
-    "intermediate_size", "initializer_range", "dropout", "block_size", "mask_probability", "optim", "optim_args",
-    "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
-    "lr_scheduler_type", "warmup_steps", "max_steps", "max_hours",
-    "num_train_epochs", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16",
-    "fp16", "tf32", "activation_checkpointing", "torch_compile", "deepspeed", "seed", "data_seed",
+    "recipe", "model_name_or_path", "config_name", "model_type", "hidden_size", "num_hidden_layers",
+    "num_attention_heads", "intermediate_size", "initializer_range", "dropout", "block_size", "mask_probability",
+    "optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
+    "max_grad_norm", "lr_scheduler_type", "warmup_steps", "max_steps", "max_hours", "num_train_epochs",
+    "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "tf32",
+    "activation_checkpointing", "torch_compile", "attn_implementation", "deepspeed", "seed", "data_seed",
 )  # fmt: skip
+SIZES = {"model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+         "initializer_range", "dropout"}  # fmt: skip
 SWITCHES = ("fp16", "tf32", "activation_checkpointing", "torch_compile")  # told where they are on
 
 
@@ -81,7 +83,7 @@ def data_section(record: RunRecord) -> Section:
     epochs = _epochs(record, manifest)
     facts += [
         ("Epochs trained", NOTHING if epochs is None else f"{epochs:,.{2 if epochs >= 1 else 4}f}"),
-        ("Tokenizer", f"{_tokenizer(record)}, {manifest.get('vocab_size', NOTHING):,} entries"),
+        ("Tokenizer", f"{tokenizer_of(record)}, {manifest.get('vocab_size', NOTHING):,} entries"),
         ("Tokenizer SHA-256", str(inputs.get("tokenizer_sha256", NOTHING))),
         ("Manifest key", str(key)),
     ]
@@ -103,9 +105,14 @@ def _epochs(record: RunRecord, manifest: Mapping[str, Any]) -> float | None:
     return record.step * record.sequences_per_step / blocks if blocks else None
 
 
-def _tokenizer(record: RunRecord) -> str:
-    named = record.settings.get("tokenizer")
-    return str(named) if named else f"{record.settings.get('tokenizer_kind', '')}, trained on the data"
+def tokenizer_of(record: RunRecord) -> str:
+    """Where the tokenizer is from, in words."""
+    sample = (record.manifest or {}).get("tokenizer_sample")
+    named = record.settings.get("tokenizer") or record.settings.get("model_name_or_path")
+    if sample is None:
+        return str(named or "not known")
+    kind = {"bpe": "byte-level BPE", "wordpiece": "WordPiece"}.get(str(sample.get("kind")), str(sample.get("kind")))
+    return f"{kind}, trained on {sample.get('corpus_name', 'the text')}"
 
 
 def _sources(sources: Sequence[Any]) -> list[Table]:
@@ -129,6 +136,8 @@ def settings_section(record: RunRecord) -> Section:
     """The options that decide what is computed, and the command."""
     settings = record.settings
     left_out = {name for name in SWITCHES if not settings.get(name)}
+    if settings.get("model_name_or_path") or settings.get("config_name"):
+        left_out |= SIZES  # the named configuration's are in force
     if str(settings.get("optim")) == "adan":
         left_out |= {"adam_beta1", "adam_beta2"}
     if record.max_hours is not None or int(settings.get("max_steps") or -1) > 0:

@@ -43,7 +43,7 @@ def test_the_plan_on_the_page() -> None:
     (command,) = re.findall(r"```bash\n(.*--dry_run.*)\n```", PAGE)
     words = shlex.split(command)
     options = parse_options(words[words.index("bert") + 1 :])
-    assert f"```\n{format_plan(plan_of_run(options, options.plan, None))}\n```" in PAGE
+    assert f"```\n{format_plan(plan_of_run(options, options.plan))}\n```" in PAGE
 
 
 @pytest.mark.parametrize(("ends", "asked", "code", "requeued"), [

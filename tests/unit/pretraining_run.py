@@ -23,6 +23,7 @@ ENVIRONMENT: dict[str, Any] = {
 }  # fmt: skip
 MANIFEST: dict[str, Any] = {
     "key": "key-of-the-data", "corpus_name": "two novels", "vocab_size": 4096,
+    "tokenizer_sample": {"corpus_name": "three novels", "kind": "wordpiece"},
     "inputs": {"tokenizer_sha256": "def456", "corpus": {"sources": [{"path": "a.txt", "num_bytes": 2_500_000,
                                                                     "sha256": "0123456789abcdef0123"}]}},
     "train": {"num_blocks": 1600, "num_tokens": 102_400, "num_documents": 2, "num_chars": 400_000},

@@ -56,6 +56,18 @@ def test_a_card_of_data_that_are_gone(tmp_path: Path) -> None:
     assert "pretrained from scratch on novels" in text and "were not at hand" in text
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_model_that_was_trained_further(is_folder: bool, tmp_path: Path) -> None:
+    """A folder's path would say nothing on the hub."""
+    name = str(tmp_path / "model") if is_folder else "some/model"
+    make_model(tmp_path / "model")
+    folder = make_run(tmp_path / "mine", settings={"model_name_or_path": name})
+    make_model(folder)
+    text = write_model_card(RunFolder(folder)).read_text(encoding="utf-8")
+    assert f"pretrained further, from the weights of {name}, on two novels" in text and "from scratch" not in text
+    assert yaml.safe_load(text.split("---\n")[1]).get("base_model") == (None if is_folder else name)
+
+
 def test_a_run_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished model yet"):
         write_model_card(RunFolder(make_run(tmp_path / "mine")))

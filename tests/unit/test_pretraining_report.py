@@ -48,6 +48,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert cells(text, "Starts")[1] == "1, never interrupted"
     assert cells(text, "Training part")[1] == "2 documents, 400,000 characters, 102,400 tokens, 1,600 blocks"
     assert cells(text, "Epochs trained")[1] == "2.00"  # 100 x 32 / 1,600
+    assert cells(text, "Tokenizer")[1] == "WordPiece, trained on three novels, 4,096 entries"
     assert cells(text, "a.txt") == ["a.txt", "2.5 MB", "0123456789abcdef"]
     assert cells(text, "50") == ["50", "30.0 min", "102,400", "6.378", "6.089", "11.0 %", "25.0 %"]
     assert "```bash\nrun_pretrain.py bert --recipe 'a|b'\n```" in text and "commit abc123, modified True" in text
@@ -84,6 +85,16 @@ def test_a_run_that_has_hardly_begun(tmp_path: Path) -> None:
     text = report(tmp_path / "new", metrics={}, log=[], evaluations=[], starts=[], environment={}, manifest={})
     assert "No step is logged yet." in text and "It is not recorded." in text
     assert not list((tmp_path / "new").glob("*.svg"))
+
+
+def test_the_sizes_of_a_named_model_are_its_own(tmp_path: Path) -> None:
+    """Those among the options are not in force."""
+    text = report(tmp_path / "further", settings={"model_name_or_path": "some/model", "hidden_size": 768},
+                  manifest={**MANIFEST, "tokenizer_sample": None})  # fmt: skip
+    assert "768" not in text and "modernbert" not in text
+    assert cells(text, "model_name_or_path")[1] == "some/model"
+    assert cells(text, "Tokenizer")[1] == "some/model, 4,096 entries"
+    assert "768" in report(tmp_path / "fresh", settings={"hidden_size": 768})
 
 
 def test_what_a_reader_must_know_first(tmp_path: Path) -> None:
