@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
 from bert.memory import StateMemory, activation_bytes, optimizer_state_bytes, state_memory
 from bert.model import masked_lm_class
+from bert.quantities import count, duration, with_unit
 from bert.sparse_layers import last_layer
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
@@ -176,7 +177,7 @@ def _rate(workload: Workload, devices: Devices) -> tuple[float | None, str]:
         return None, f"no peak FLOP/s known of {devices.name or 'this device'}: give --flops_per_second"
     if not workload.bf16:
         return None, "no rate is assumed for float32: give --flops_per_second, or --bf16 true"
-    of_peak = f"{100 * ASSUMED_MFU:.0f} % of the peak of {devices.name}, {peak / 1e12:,.1f} TFLOP/s"
+    of_peak = f"{100 * ASSUMED_MFU:.0f} % of the peak of {devices.name}, {with_unit(peak, 'FLOP/s')}"
     return ASSUMED_MFU * peak, f"{of_peak}: assumed, not measured"
 
 
@@ -217,7 +218,7 @@ def _format_length(plan: Plan) -> str:
         why = "the FLOP/s are" if plan.workload.max_hours is not None else "the number of blocks is"
         return f"not known before {why}"
     text = f"{plan.num_steps:,} steps" if plan.workload.max_hours is None else f"about {plan.num_steps:,} steps"
-    text += f" = {plan.num_steps * plan.tokens_per_step / 1e9:,.4g} G tokens"
+    text += f" = {count(plan.num_steps * plan.tokens_per_step)} tokens"
     if plan.workload.num_train_blocks is None:
         return f"{text}; the data are not prepared: epochs not known"
     epochs = plan.num_steps * plan.global_batch_size / plan.workload.num_train_blocks
@@ -225,16 +226,17 @@ def _format_length(plan: Plan) -> str:
 
 
 def _format_work(plan: Plan) -> str:
-    text = f"{plan.flops_per_step / 1e12:,.4g} TFLOP a step (matrix products, {TRAINING_PER_FORWARD} x forward)"
-    return text if plan.num_steps is None else f"{text}, {plan.num_steps * plan.flops_per_step:.3g} FLOP in all"
+    text = f"{with_unit(plan.flops_per_step, 'FLOP')} a step (matrix products, {TRAINING_PER_FORWARD} x forward)"
+    total = None if plan.num_steps is None else plan.num_steps * plan.flops_per_step
+    return text if total is None else f"{text}, {with_unit(total, 'FLOP')} in all"
 
 
 def _format_time(plan: Plan) -> str:
-    rate = "" if plan.flops_per_second is None else f"{plan.flops_per_second / 1e12:,.4g} TFLOP/s a device, "
+    rate = "" if plan.flops_per_second is None else f"{with_unit(plan.flops_per_second, 'FLOP/s')} a device, "
     if plan.hours is None:
         return f"not known: {rate}{plan.rate_source}"
     kind = "given as the budget" if plan.hours == plan.workload.max_hours else "without evaluation and saving"
-    return f"{plan.hours:,.3g} hours ({kind}); {rate}{plan.rate_source}"
+    return f"{duration(3600 * plan.hours)} ({kind}); {rate}{plan.rate_source}"
 
 
 def _format_memory(plan: Plan) -> list[str]:

@@ -138,8 +138,8 @@ def test_the_papers_run() -> None:
     text = format_plan(plan)
     for part in (
         "124.7 M parameters",
-        "131.1 G tokens",
-        "20.7 hours",
+        "131 G tokens",
+        "20.7 h (without evaluation and saving)",
         "assumed, not measured",
         "fit without DeepSpeed",
     ):
