@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import numpy.typing as npt
 
 from nlp_adan.errors import UserError
 
-# Of each kind; a training part may have thousands of shards.
-MAX_OPEN_FILES = 64
+# A training part may have thousands; each takes two file descriptors.
+MAX_OPEN_SHARDS = 64
 CHECKSUM_BYTES = 4
 
 
@@ -53,13 +52,13 @@ class ShardLayout:
 class TokenBlocks:
     """The blocks of one part of prepared data: a sequence of rows of `block_size` tokens.
 
-    Files are opened when first read from and at most MAX_OPEN_FILES are open. An object that goes to another process,
-    forked or pickled, reads there on its own.
+    Shards are opened when first read from and at most MAX_OPEN_SHARDS are open. An object that goes to another process,
+    forked or pickled, reads there on its own; it is for one thread.
     """
 
     def __init__(self, layout: ShardLayout) -> None:
         self._layout = layout
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return self._layout.num_blocks
@@ -91,21 +90,19 @@ class TokenBlocks:
         if not len(chosen):
             return blocks
         target = blocks.data.cast("B")
-        for row, index in enumerate(chosen.tolist()):
-            shard, place = divmod(index, layout.blocks_per_shard)
+        shards, places = np.divmod(chosen, layout.blocks_per_shard)
+        for row, (shard, place) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
             view = target[row * num_bytes : (row + 1) * num_bytes]
-            name = shard_name(layout.part, shard)
             try:
-                count = os.preadv(self._file(name), [view], place * num_bytes)
-                expected = os.pread(
-                    self._file(checksum_name(layout.part, shard)), CHECKSUM_BYTES, place * CHECKSUM_BYTES
-                )
+                content, checksums = self._files.get(shard) or self._open(shard)
+                count = os.preadv(content, (view,), place * num_bytes)
+                expected = os.pread(checksums, CHECKSUM_BYTES, place * CHECKSUM_BYTES)
             except OSError as error:
-                raise self._bad(name, place, f"cannot be read ({error.strerror or error})") from error
+                raise self._bad(shard, place, f"cannot be read ({error.strerror or error})") from error
             if count < num_bytes or len(expected) < CHECKSUM_BYTES:
-                raise self._bad(name, place, "is not there: the file is cut off")
+                raise self._bad(shard, place, "is not there: the file is cut off")
             if zlib.crc32(view) != int.from_bytes(expected, "little"):
-                raise self._bad(name, place, "is damaged: its checksum differs")
+                raise self._bad(shard, place, "is damaged: its checksum differs")
         return blocks
 
     def __getitem__(self, index: int) -> npt.NDArray[Any]:
@@ -121,25 +118,32 @@ class TokenBlocks:
         return TokenBlocks(ShardLayout(**{**layout.__dict__, "num_blocks": fewer}))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_layout": self._layout, "_files": OrderedDict()}
+        return {"_layout": self._layout, "_files": {}}
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
+        for descriptors in getattr(self, "_files", {}).values():
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _file(self, name: str) -> int:
-        descriptor = self._files.get(name)
-        if descriptor is None:
-            if len(self._files) >= 2 * MAX_OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            descriptor = self._files[name] = os.open(self._layout.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-        else:
-            self._files.move_to_end(name)
-        return descriptor
+    def _open(self, shard: int) -> tuple[int, int]:
+        """The descriptors of a shard's two files; the ones opened first are closed where many are open."""
+        layout = self._layout
+        content = os.open(layout.folder / shard_name(layout.part, shard), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            checksums = os.open(layout.folder / checksum_name(layout.part, shard), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(content)
+            raise
+        if len(self._files) >= MAX_OPEN_SHARDS:
+            for descriptor in self._files.pop(next(iter(self._files))):
+                os.close(descriptor)
+        self._files[shard] = (content, checksums)
+        return content, checksums
 
-    def _bad(self, name: str, place: int, what: str) -> UserError:
+    def _bad(self, shard: int, place: int, what: str) -> UserError:
         folder = self._layout.folder
         return UserError(
-            f"{folder / name}: block {place} {what}. `python run_pretrain.py prepare --verify {folder}` names all that "
-            "is damaged; preparing again with the same options, after that, makes it anew"
+            f"{folder / shard_name(self._layout.part, shard)}: block {place} {what}. "
+            f"`python run_pretrain.py prepare --verify {folder}` names all that is damaged; "
+            "preparing again with the same options, after that, makes it anew"
         )
