@@ -188,7 +188,7 @@ def figures(rows: dict[str, dict[str, Any]], num_bytes: int) -> dict[str, Any]:
         row["mb_per_second"] = num_bytes / 1e6 / row["seconds"]
     ours = rows[OURS]
     best = max((name for name in rows if name != OURS), key=lambda name: float(rows[name]["mb_per_second"]))
-    headline = {
+    figures = {
         "speed_over_hf": ours["mb_per_second"] / rows[best]["mb_per_second"],
         "cpu_of_hf_over_ours": rows[best]["cpu_seconds"] / ours["cpu_seconds"],
         "our_peak_mib": ours["peak_mib"],
@@ -196,22 +196,22 @@ def figures(rows: dict[str, dict[str, Any]], num_bytes: int) -> dict[str, Any]:
         "hf_peak_mib": rows[best]["peak_mib"],
         "hf_best": best,
     }
-    return {"headline": headline, "rows": rows}
+    return {"headline": figures["speed_over_hf"], "figures": figures, "rows": rows}
 
 
 def report(result: dict[str, Any], machine: dict[str, Any]) -> str:
     """The table as Markdown, after a summary in one line; then the bars."""
-    headline = result["headline"]
+    figures = result["figures"]
     bars, met_bars = [], 0
     for key, meaning, bound, at_most in BARS:
-        value = headline[key]
+        value = figures[key]
         met = value <= bound if at_most else value >= bound
         met_bars += met
         verdict = "met" if met else "NOT met"
         bars.append(f"- {meaning}: {value:.3g} (at {'most' if at_most else 'least'} {bound:.3g}): {verdict}")
     ours = result["rows"][OURS]
     lines = [
-        f"{ours['mb_per_second']:.1f} MB/s, {headline['speed_over_hf']:.1f} times {headline['hf_best']}, "
+        f"{ours['mb_per_second']:.1f} MB/s, {figures['speed_over_hf']:.1f} times {figures['hf_best']}, "
         f"peak memory {ours['peak_mib']:.0f} MiB; {met_bars} of {len(BARS)} bars met",
         f"\n{machine['megabytes']:.1f} MB of text, blocks of {machine['block_size']}, {machine['workers']} workers, "
         f"{machine['cpu']}, datasets {machine['datasets']}, tokenizers {machine['tokenizers']}; load before: "

@@ -103,7 +103,7 @@ def measure_curves(data: Data, shape: Shape, options: argparse.Namespace, folder
     }
 
 
-def headline(segments: dict[str, Any], curves: dict[str, Any], gpu: dict[str, Any] | None) -> dict[str, Any]:
+def bar_figures(segments: dict[str, Any], curves: dict[str, Any], gpu: dict[str, Any] | None) -> dict[str, Any]:
     """The figures that the bars are about."""
     ours, theirs = segments[OURS], segments[THEIRS]
     found = {
@@ -119,7 +119,7 @@ def headline(segments: dict[str, Any], curves: dict[str, Any], gpu: dict[str, An
 
 def report(result: dict[str, Any], shape: Shape, options: argparse.Namespace) -> str:
     """The tables as Markdown, after a summary in one line; then the bars."""
-    figures, segments = result["headline"], result["segments"]
+    figures, segments = result["figures"], result["segments"]
     ratio = figures["tokens_per_second_ratio"]
     unsteady = "" if result["steady"] else "; UNSTEADY: other programs ran meanwhile, repeat it when none do"
     lines = [
@@ -219,8 +219,10 @@ def main() -> None:
         segments = measure_segments(data, shape, options, Path(folder))
         curves = measure_curves(data, shape, options, Path(folder))
     gpu = measure_all(torch.device("cuda")) if torch.cuda.is_available() and not options.no_gpu else None
+    figures = bar_figures(segments, curves, gpu)
     result = {
-        "headline": headline(segments, curves, gpu),
+        "headline": figures["tokens_per_second_ratio"],
+        "figures": figures,
         "steady": all(row["quartiles"][1] <= STEADY * row["quartiles"][0] for row in segments.values()),
         "segments": segments,
         "curves": curves,
