@@ -39,9 +39,7 @@ def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> N
 
 
 def test_the_command_line_wins() -> None:
-    options = bert_options.parse_options(
-        ["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT]
-    )
+    options = bert_options.parse_options(["--recipe", "tiny", "--hidden_size", "32", "--max-steps=7", *OUTPUT])
     assert options.model.hidden_size == 32 and options.engine.max_steps == 7
     assert options.engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
