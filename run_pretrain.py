@@ -31,7 +31,12 @@ def main() -> None:
         family, *rest = words
         if family not in FAMILIES:
             raise UserError(f"unknown model family {family!r}{nearest(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
-        importlib.import_module(FAMILIES[family]).main([family, *rest][1:])
+        train = importlib.import_module(FAMILIES[family]).main
+        from nlp_adan.training.signals import exits_to_be_resumed
+
+        how = "the same command" if family == "prepare" else "the same command and `--resume auto`"
+        with exits_to_be_resumed(how):
+            train(rest)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,13 @@ from nlp_adan.storage import write_json
 from nlp_adan.training.agreement import wait_for_all_ranks
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
-from nlp_adan.training.control import RESUME_EXIT_CODE, RunControl
+from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.run_folder import RunFolder, checkpoint_step
+from nlp_adan.training.signals import RESUME_EXIT_CODE
 
 DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
 

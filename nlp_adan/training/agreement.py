@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+# A rank waits so long for one that does what it does alone: the engine's --ddp_timeout.
+TIMEOUT = datetime.timedelta(hours=6)
+
 
 @functools.cache
 def _group(default_group: Any) -> Any:
     """A group of all ranks on the processors' own communication; made together by all ranks, at its first use."""
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def _reduced(values: torch.Tensor, operation: Any) -> torch.Tensor:

@@ -15,11 +15,10 @@ from transformers.trainer_callback import ExportableState
 from nlp_adan.errors import UserError
 from nlp_adan.training.agreement import largest_over_ranks
 from nlp_adan.training.budget import RunClock
+from nlp_adan.training.signals import SIGNALS
 
-# The exit code of a run that saved a checkpoint and wants to be resumed: sysexits.h's EX_TEMPFAIL.
-RESUME_EXIT_CODE = 75
-# A scheduler's end of time, a keyboard's interrupt, a scheduler's warning.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# A launcher may hand on a signal that has come to the rank directly too; so long it counts as the same request.
+SAME_REQUEST_SECONDS = 5.0
 # Not every launcher hands signals on to its ranks; a file in the run's folder reaches them all.
 STOP_FILE = "stop"
 STOP_FILE_INTERVAL_SECONDS = 1.0
@@ -29,7 +28,8 @@ _BY_FILE = 1000  # in the place of a signal's number
 class RunControl(TrainerCallback, ExportableState):
     """Ends the training at the end of a step that all ranks agree on, with a checkpoint.
 
-    It keeps the run's clock in the checkpoints. A second signal of the same kind has its usual effect, at once.
+    It keeps the run's clock in the checkpoints. A signal that comes once more, `SAME_REQUEST_SECONDS` later, has its
+    usual effect, at once.
 
     Args:
         clock: of the run.
@@ -49,12 +49,19 @@ class RunControl(TrainerCallback, ExportableState):
         self.stopped_by: str | None = None
         self._agreed_seconds = 0.0
         self._received = 0
+        self._received_at = 0.0
+        self._saved_step = -1
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def progress(self) -> float:
         """The share of the budget that was used at the end of the last step; the same on every rank."""
         return 0.0 if self.budget_seconds is None else self._agreed_seconds / self.budget_seconds
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the budget is used up; the same on every rank."""
+        return self.budget_seconds is not None and self._agreed_seconds >= self.budget_seconds
 
     @property
     def asked_to_stop(self) -> bool:
@@ -78,6 +85,9 @@ class RunControl(TrainerCallback, ExportableState):
                 f"`--global_batch_size {before}` keeps its batches on any number of ranks"
             )
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        # A checkpoint of the run's last step: the Trainer would take one more before it looks.
+        if state.global_step >= state.max_steps or self.used_up:
+            control.should_training_stop = True
         # The rate that the scheduler was made with, or that a checkpoint brought, is that of the budget's share so far.
         self.clock.start(self._agreed_seconds)
         if self.stop_file is not None and state.is_world_process_zero:
@@ -86,10 +96,12 @@ class RunControl(TrainerCallback, ExportableState):
             self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._received == number:
+        now = time.monotonic()
+        if self._received == number and now - self._received_at > SAME_REQUEST_SECONDS:
             signal.signal(number, self._previous[signal.Signals(number)])
             signal.raise_signal(number)
-        self._received = number
+        if self._received != number:
+            self._received, self._received_at = number, now
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._look_for_file(state)
@@ -98,11 +110,17 @@ class RunControl(TrainerCallback, ExportableState):
             self.stopped_by = (
                 f"the file {self.stop_file}" if received == _BY_FILE else signal.Signals(int(received)).name
             )
-        used_up = self.budget_seconds is not None and self._agreed_seconds >= self.budget_seconds
-        if used_up:
+        if self.used_up or state.global_step >= state.max_steps:
             self.stopped_by = None  # finished all the same
-        if used_up or self.stopped_by is not None:
+        if self.used_up or self.stopped_by is not None:
             control.should_training_stop = control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
+
+    def must_save(self, step: int) -> bool:
+        """Whether this step ended the run early and is not saved yet."""
+        return (self.used_up or self.stopped_by is not None) and self._saved_step != step
 
     def _look_for_file(self, state: TrainerState) -> None:
         now = time.monotonic()

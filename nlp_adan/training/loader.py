@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from nlp_adan.errors import UserError
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.order import IntArray
 
@@ -75,8 +76,11 @@ class PositionLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         iterator = iter(self.batches)
         while True:
-            with self.meter.waiting_for_data():
-                batch = next(iterator)
+            try:
+                with self.meter.waiting_for_data():
+                    batch = next(iterator)
+            except UserError as error:  # from a worker, torch puts its traceback into the message
+                raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
             self.meter.count(batch)
             # Not blocking: a copy from pinned memory that waits would wait for all kernels before it.
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

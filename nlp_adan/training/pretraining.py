@@ -10,30 +10,46 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from nlp_adan.errors import UserError
 from nlp_adan.training.budget import UNBOUNDED_STEPS, budget_schedule
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions
 from nlp_adan.training.loader import PositionDataset, PositionLoader, PositionSampler
 from nlp_adan.training.meter import Meter
+from nlp_adan.training.signals import ignore_signals
 
 
 @dataclasses.dataclass
 class PretrainingOptions(EngineOptions):
     """The engine's options; a GPU's model is compiled unless the command line says otherwise."""
 
+    logging_nan_inf_filter: bool = dataclasses.field(
+        default=False, metadata={"help": "Log the mean of the losses before in the place of one that is no number."}
+    )
     compiles_by_default = True
 
 
 class EpochOfPosition(TrainerCallback):
-    """Keeps `state.epoch` at the epochs trained; the Trainer takes the whole run for one epoch."""
+    """Keeps `state.epoch`, and what is due at an epoch's end: the Trainer takes the whole run for one epoch."""
 
     def __init__(self, num_samples: int, samples_per_step: int) -> None:
         self.num_samples = num_samples
         self.samples_per_step = samples_per_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        state.epoch = state.global_step * self.samples_per_step / self.num_samples
+        samples = state.global_step * self.samples_per_step
+        state.epoch = samples / self.num_samples
+        if samples // self.num_samples > (samples - self.samples_per_step) // self.num_samples:
+            control.should_log |= args.logging_strategy == IntervalStrategy.EPOCH
+            control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH
+            control.should_save |= args.save_strategy == SaveStrategy.EPOCH
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # a resumed run's may be others than the checkpoint's
 
 
 class PretrainingEngine(Engine):
@@ -50,6 +66,7 @@ class PretrainingEngine(Engine):
     args: PretrainingOptions
     train_dataset: PositionDataset
     lr_scheduler: Any
+    control: TrainerControl
 
     def __init__(
         self,
@@ -61,6 +78,8 @@ class PretrainingEngine(Engine):
         **kwargs: Any,
     ) -> None:
         options: Any = args
+        if control.budget_seconds is not None:
+            _check_whole_steps(options)
         options.ignore_data_skip = True  # the sampler begins where the run stands
         if options.max_steps < 0:  # the Trainer wants to know it at once
             samples = train_dataset.num_samples * options.num_train_epochs
@@ -69,6 +88,7 @@ class PretrainingEngine(Engine):
         super().__init__(args=args, train_dataset=train_dataset, **kwargs)
         self.meter = meter
         self.run_control = control
+        self._evaluated: tuple[int, dict[str, float]] | None = None
         if control.budget_seconds is not None:
             self.bar.count_seconds(control)
         for callback in (EpochOfPosition(train_dataset.num_samples, control.samples_per_step), control, meter):
@@ -78,6 +98,33 @@ class PretrainingEngine(Engine):
         """See the Trainer. Each rank draws its own dropout; a checkpoint's random state, where it has one, follows."""
         torch.manual_seed(self.args.seed + self.args.process_index)
         return super().train(*args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if not self.control.should_training_stop:  # said when training began: the run was at its end
+            super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **more: Any
+    ) -> None:
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **more)
+        if self.run_control.must_save(self.state.global_step):  # --save_strategy best saves by the score alone
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """See the Trainer; the last step's evaluation is not repeated for the final figures."""
+        repeats = not args and not kwargs and not self.args.load_best_model_at_end
+        if repeats and self._evaluated is not None and self._evaluated[0] == self.state.global_step:
+            return dict(self._evaluated[1])
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        self._evaluated = (self.state.global_step, dict(metrics))
+        return metrics
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """See the Trainer."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        loader.worker_init_fn = ignore_signals
+        return loader
 
     def get_train_dataloader(self) -> Any:
         """This rank's batches from the step on that the run has reached when they are first asked for."""
@@ -97,6 +144,7 @@ class PretrainingEngine(Engine):
             # Its iterator draws a seed for workers: from the run's generator, it would change a resumed run's dropout.
             generator=torch.Generator(),
             num_workers=options.dataloader_num_workers,
+            worker_init_fn=ignore_signals,
             pin_memory=options.dataloader_pin_memory and options.device.type == "cuda",
             persistent_workers=options.dataloader_persistent_workers,
             prefetch_factor=options.dataloader_prefetch_factor,
@@ -116,9 +164,26 @@ class PretrainingEngine(Engine):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the meter's figures to a training step's line, for the log file and for every `--report_to`."""
         if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    f"the run diverged: its loss at step {self.state.global_step:,} is {logs['loss']}; start again in "
+                    f"another --output_dir with a lower --learning_rate (now {self.args.learning_rate:g}) or a longer "
+                    "warm-up (--warmup_steps)"
+                )
             figures = self.meter.read()
             logs.update({name: value for name, value in figures.items() if value is not None})
             logs["trained_seconds"] = round(self.run_control.clock.seconds, 3)
         # The run's log file keeps the lines: a checkpoint with all of them would grow with the run.
         self.state.log_history.clear()
         super().log(logs, start_time)
+
+
+def _check_whole_steps(options: Any) -> None:
+    """A share of the steps, as the Trainer takes numbers below 1, has no meaning where the steps are not known."""
+    for name in ("logging", "eval", "save"):
+        steps = getattr(options, f"{name}_steps")
+        if steps is not None and 0 < steps < 1:
+            raise UserError(
+                f"--{name}_steps: {steps:g} is a share of the steps, which a run of --max_hours does not know before; "
+                "give a whole number of steps"
+            )

@@ -15,7 +15,7 @@ OURS = ("nlp_adan", "bert", "transformer_xl", "glue_eval", "run_pretrain", "run_
 
 # What each part may import of ours, besides itself. The longest matching prefix counts.
 ALLOWED = {
-    "run_pretrain": ("bert", "transformer_xl", "nlp_adan.errors"),
+    "run_pretrain": ("bert", "transformer_xl", "nlp_adan.errors", "nlp_adan.training.signals"),
     "bert": ("nlp_adan",),
     "transformer_xl": ("nlp_adan",),
     "glue_eval": ("nlp_adan",),

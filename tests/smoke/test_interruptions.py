@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pydoc_data.topics
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ import safetensors.torch
 import torch
 
 from bert import pretrain
-from nlp_adan.training.control import RESUME_EXIT_CODE
+from nlp_adan.errors import UserError
+from nlp_adan.training.signals import RESUME_EXIT_CODE
 from tests.distributed import launching
 
 pytestmark = pytest.mark.slow
@@ -190,6 +192,51 @@ def test_a_budget_of_seconds_goes_on_after_an_interruption(text: Path, tmp_path:
     assert rates[0] < 0.2 * max(rates) and rates[-1] < 0.5 * max(rates)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["step"] == lines[-1]["step"] and metrics["trained_seconds"] == pytest.approx(times[-1], abs=2)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_only_finished(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "ended"
+    shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("metrics.json"))
+    (run / "model.safetensors").unlink()
+    pretrain.main(words(text, run, "--resume", "auto"))
+    check_equal(run, undisturbed)
+    assert json.loads((run / "metrics.json").read_text())["step"] == NUM_STEPS
+
+
+def test_a_signal_to_all_processes_finds_workers_at_their_work(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """As a terminal and a scheduler send it: to the run and to its loader's workers."""
+    run = tmp_path / "group"
+    given = words(text, run, "--dataloader_num_workers", "2")
+    program = [sys.executable, "run_pretrain.py", "bert", *given]
+    process = subprocess.Popen(program, cwd=launching.PROJECT, env=launching.environment(), start_new_session=True)
+    wait_for_step(run, 10, lambda: process.poll() is None)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == RESUME_EXIT_CODE
+    pretrain.main([*given, "--resume", "auto"])
+    check_equal(run, undisturbed)
+
+
+def test_a_run_that_diverges_says_so_at_once(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"the run diverged: its loss at step \d+ is nan; .*--learning_rate \(now 1e\+30"
+    ):
+        pretrain.main(words(text, tmp_path / "run", "--learning_rate", "1e30"))
+
+
+def test_epochs_end_within_the_run(text: Path, tmp_path: Path) -> None:
+    """Logged, evaluated and saved at the end of each, and once at the run's own."""
+    run = tmp_path / "epochs"
+    given = words(text, run)
+    for option, value in (("--max_steps", "2.5"), ("--logging_steps", "epoch"), ("--save_steps", "epoch")):
+        place = given.index(option)
+        given[place + 1] = value
+        given[place] = {"--max_steps": "--num_train_epochs"}.get(option, option.replace("steps", "strategy"))
+    pretrain.main([*given, "--eval_strategy", "epoch"])
+    epochs = [line["epoch"] for line in log_lines(run)]
+    assert len(epochs) == 3 and [int(epoch) for epoch in epochs] == [1, 2, 2]
+    evaluations = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
+    assert evaluations == [line["step"] for line in log_lines(run)]
+    assert {int(path.name.split("-")[1]) for path in run.glob("checkpoint-*")} <= set(evaluations)
 
 
 def test_epochs_say_how_many_steps_there_are(text: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments, get_sc
 from nlp_adan.errors import UserError
 from nlp_adan.training.budget import BudgetOptions, RunClock, budget_schedule
 from nlp_adan.training.control import RunControl
+from nlp_adan.training.signals import exits_to_be_resumed
 
 
 class Time:
@@ -100,7 +102,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
     time = Time()
     args, flow = arguments(tmp_path), TrainerControl()
     first = RunControl(RunClock(time), max_hours=1.0, samples_per_step=8)
-    state = TrainerState()
+    state = TrainerState(max_steps=10**9)
     first.on_train_begin(args, state, flow)
     time.now += 1800
     first.on_step_end(args, state, flow)
@@ -110,7 +112,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
 
     time.now += 10**6  # a night without a machine
     second = RunControl(RunClock(time), max_hours=1.0, samples_per_step=8)
-    state = TrainerState(global_step=100, stateful_callbacks=[])
+    state = TrainerState(global_step=100, max_steps=10**9)
     state.stateful_callbacks = {"RunControl": kept}
     second.on_train_begin(args, state, flow)
     time.now += 1790
@@ -129,7 +131,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_run_at_the_end_of_its_step(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState()
+    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10**9)
     control = RunControl(RunClock(), None, samples_per_step=8)
     control.on_train_begin(args, state, flow)
     try:
@@ -144,21 +146,47 @@ def test_a_signal_ends_the_run_at_the_end_of_its_step(tmp_path: Path, number: si
     assert signal.getsignal(number) == before
 
 
-def test_a_second_interrupt_is_an_interrupt(tmp_path: Path) -> None:
-    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState()
+@pytest.mark.parametrize("seconds_apart", [0.0, 6.0])
+def test_a_signal_that_comes_again_later_is_impatience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_apart: float
+) -> None:
+    """Within five seconds it is one that a launcher handed on."""
+    time = Time()
+    monkeypatch.setattr("nlp_adan.training.control.time.monotonic", time)
+    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10)
     control = RunControl(RunClock(), None, samples_per_step=8)
     control.on_train_begin(args, state, flow)
     try:
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        time.now += seconds_apart
+        with contextlib.nullcontext() if seconds_apart < 5 else pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     finally:
         control.on_train_end(args, state, flow)
 
 
+def test_outside_of_training_a_signal_says_resume_me(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SystemExit) as left, exits_to_be_resumed("the same command"):
+        signal.raise_signal(signal.SIGUSR1)
+    assert left.value.code == 75 and "stopped by SIGUSR1; go on with the same command" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(("step", "hours", "stops"), [(9, None, False), (10, None, True), (9, 0.5, True)])
+def test_a_run_at_its_end_does_not_train_on(tmp_path: Path, step: int, hours: float | None, stops: bool) -> None:
+    flow, state = TrainerControl(), TrainerState(global_step=step, max_steps=10)
+    kept = {"args": {}, "attributes": {"trained_seconds": 1800.5, "samples_per_step": 8}}
+    state.stateful_callbacks = {"RunControl": kept}
+    control = RunControl(RunClock(), hours, samples_per_step=8)
+    control.on_train_begin(arguments(tmp_path), state, flow)
+    control.on_train_end(arguments(tmp_path), state, flow)
+    assert flow.should_training_stop == stops
+
+
 def test_a_file_ends_the_run_and_is_gone_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nlp_adan.training.control.STOP_FILE_INTERVAL_SECONDS", 0.0)
-    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState()
+    args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10**9)
     control = RunControl(RunClock(), None, samples_per_step=8, folder=tmp_path)
     control.on_train_begin(args, state, flow)
     try:

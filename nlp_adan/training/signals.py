@@ -1,0 +1,42 @@
+"""Signals that ask a run to stop, and the exit code that says that it can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+# The exit code of a run that wants to be resumed: sysexits.h's EX_TEMPFAIL.
+RESUME_EXIT_CODE = 75
+# A scheduler's end of time, a keyboard's interrupt, a scheduler's warning.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@contextlib.contextmanager
+def exits_to_be_resumed(how: str) -> Iterator[None]:
+    """Outside of training, a signal ends the process at once with `RESUME_EXIT_CODE`: nothing is lost there.
+
+    how: by which command the work goes on, for the message.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            told = f"\nstopped by {signal.Signals(number).name}; go on with {how} (exit code {RESUME_EXIT_CODE})"
+            print(told, file=sys.stderr, flush=True)
+        raise SystemExit(RESUME_EXIT_CODE)
+
+    previous = {number: signal.signal(number, leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals(worker_id: int = 0) -> None:
+    """In a data loader's worker: the rank decides when it ends, and needs its batch to come to the end of a step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
