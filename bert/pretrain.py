@@ -6,12 +6,22 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_pt_utils import get_model_param_count
 
 from bert.dry_run import plan_of_run
 from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
@@ -32,12 +42,13 @@ from nlp_adan.storage import write_json
 from nlp_adan.training.agreement import wait_for_all_ranks
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
+from nlp_adan.training.checkpoints import check_start, checkpoint_step
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.pretraining import PretrainingEngine
-from nlp_adan.training.run_folder import RunFolder, checkpoint_step
+from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.signals import RESUME_EXIT_CODE
 
 DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
@@ -57,29 +68,59 @@ def main(words: Sequence[str]) -> None:
         return
     run = RunFolder(engine.output_dir)
     recorded = options.resolved()  # before the engine fills in what follows from them
-    checkpoint = run.checkpoint_to_resume(recorded, engine.resume)
-    if run.finished:
-        if engine.process_index == 0:
-            if not (run.path / CARD).is_file():  # ended between its last figures and its report
-                describe(run)
-            print(f"{run.path} holds this run, finished: nothing to do")
+    checkpoint = run.checkpoint_to_resume(recorded, engine.resume, engine.world_size, identified=frozenset({"data"}))
+    if run.finished and (run.settings or {}).get("data") == recorded["data"]:
+        tell_finished(run, engine)
         return
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
         if engine.process_index == 0:
             check_probe(options.probe)
         prepared, tokenizer = prepare(options)
-    check_same_data(run, prepared, resumes=checkpoint is not None)
+    check_same_data(run, prepared, checkpoint)
+    if run.finished:
+        tell_finished(run, engine)
+        return
+    if checkpoint is not None:
+        check_start(checkpoint, engine.world_size, engine.num_sequences_per_step)
     config = model_config(options.model, tokenizer, prepared.block_size)
     tokenizer.model_max_length = num_positions(config)
-    trainer = make_trainer(options, prepared, tokenizer, config, run)
-    if engine.process_index == 0:
+
+    def begin(model: PreTrainedModel) -> None:
         run.claim(recorded, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
         write_json(run.path / DATA_RECORD, {"key": prepared.manifest["key"], "folder": str(prepared.folder)})
-        print_beginning(trainer, prepared, options)
-    trainer.train(resume_from_checkpoint=checkpoint)
+        print_beginning(model, prepared, options)
+
+    try:
+        trainer = make_trainer(options, prepared, tokenizer, config, run, begin)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception:
+        if engine.process_index == 0:
+            run.remove_if_empty()  # the Trainer makes it before the run begins
+        raise
     stop_if_asked(trainer, run)
     finish(trainer, run, prepared)
+
+
+class Beginning(TrainerCallback):
+    """Has rank 0 do something when optimizer, schedule and checkpoint stand: what fails before leaves no trace."""
+
+    def __init__(self, act: Callable[[PreTrainedModel], None]) -> None:
+        self.act = act
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.act(kwargs["model"])
+
+
+def tell_finished(run: RunFolder, engine: TrainingArguments) -> None:
+    """Say that the run is finished, and write what a start that was killed at its very end did not."""
+    if engine.process_index == 0:
+        if not (run.path / CARD).is_file():  # ended between its last figures and its report
+            describe(run)
+        print(f"{run.path} holds this run, finished: nothing to do")
 
 
 def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
@@ -100,6 +141,10 @@ def stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
 def finish(trainer: PretrainingEngine, run: RunFolder, prepared: PreparedData) -> None:
     """Save the model, evaluate it, mark the run as finished, and write its report and the model's card."""
     trainer.save_model()
+    steps = trainer.state.global_step
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+        # The weights are those of that step: so are the figures that follow.
+        trainer.state.global_step = checkpoint_step(trainer.state.best_model_checkpoint)
     metrics = trainer.evaluate()
     if not math.isfinite(metrics["eval_mlm_loss"]):
         raise UserError(
@@ -108,8 +153,7 @@ def finish(trainer: PretrainingEngine, run: RunFolder, prepared: PreparedData) -
         )
     if not trainer.is_world_process_zero():
         return
-    steps = trainer.state.global_step
-    metrics["step"] = steps
+    metrics["step"] = trainer.state.global_step
     metrics["trained_seconds"] = round(trainer.run_control.clock.seconds, 3)
     metrics["trained_tokens"] = steps * trainer.meter.tokens_per_step
     if trainer.meter.flops_per_step is not None:
@@ -125,16 +169,22 @@ def describe(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
     write_model_card(run, manifest)
 
 
-def check_same_data(run: RunFolder, prepared: PreparedData, resumes: bool) -> None:
-    """Refuse to go on with other text or another tokenizer than the run began with: its token ids mean others."""
-    record = run.path / DATA_RECORD
-    if not resumes or not record.is_file():
-        return
-    if json.loads(record.read_text(encoding="utf-8"))["key"] != prepared.manifest["key"]:
-        raise UserError(
-            f"--resume: the data or the tokenizer changed since {str(run.path)!r} began; "
-            f"bring them back, or start again in another --output_dir"
-        )
+def check_same_data(run: RunFolder, prepared: PreparedData, checkpoint: str | None) -> None:
+    """Refuse to go on with other text or another tokenizer than the run, or the checkpoint's run, began with."""
+    for folder in {run.path, *([] if checkpoint is None else [Path(checkpoint).parent])}:
+        record = folder / DATA_RECORD
+        if not record.is_file():
+            if checkpoint is not None and folder == Path(checkpoint).parent:
+                raise UserError(
+                    f"--resume: no {DATA_RECORD} in {str(folder)!r} says on which data {Path(checkpoint).name} was "
+                    "trained; name a checkpoint in its run's folder"
+                )
+            continue
+        if json.loads(record.read_text(encoding="utf-8"))["key"] != prepared.manifest["key"]:
+            raise UserError(
+                f"--resume: the data or the tokenizer changed since {str(folder)!r} began; "
+                f"bring them back, or start again in another --output_dir"
+            )
 
 
 def prepare(options: Options) -> tuple[PreparedData, PreTrainedTokenizerBase]:
@@ -149,8 +199,9 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     run: RunFolder,
+    begin: Callable[[PreTrainedModel], None],
 ) -> PretrainingEngine:
-    """The engine, set up for masked language modelling on prepared blocks."""
+    """The engine, set up for masked language modelling on prepared blocks. `begin` is called by `Beginning`."""
     data, engine = options.data, options.engine
     samples_per_step = engine.num_sequences_per_step
     collator = MaskingCollator(
@@ -171,7 +222,7 @@ def make_trainer(
         train_dataset=TrainingBlocks(prepared.train, options.data_seed),
         eval_dataset=ValidationBlocks(prepared.valid.head(data.max_valid_blocks)),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
-        callbacks=[RunLog(run)],
+        callbacks=[Beginning(begin), RunLog(run)],
         meter=make_meter(options, model, prepared.block_size),
         control=RunControl(RunClock(), options.budget.max_hours, samples_per_step, run.path),
     )
@@ -204,14 +255,13 @@ def make_meter(options: Options, model: PreTrainedModel, block_size: int) -> Met
     )
 
 
-def print_beginning(trainer: PretrainingEngine, prepared: PreparedData, options: Options) -> None:
+def print_beginning(model: PreTrainedModel, prepared: PreparedData, options: Options) -> None:
     """One line about the run that begins."""
-    args: Any = trainer.args
-    num_parameters = sum(param.numel() for param in trainer.model.parameters())
+    args: Any = options.engine
     hours = options.budget.max_hours
     length = f"{args.max_steps:,} steps" if hours is None else f"{hours:g} hours"
     print(
-        f"{trainer.model.config.model_type}: {num_parameters / 1e6:.1f} M parameters, "
+        f"{model.config.model_type}: {get_model_param_count(model) / 1e6:.1f} M parameters, "
         f"{len(prepared.train):,} training blocks of {prepared.block_size} tokens; {length} of "
         f"{args.num_sequences_per_step} blocks a step on {args.world_size} rank(s), optimizer {args.optim.value}",
         flush=True,

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,14 @@ import yaml
 
 from nlp_adan.errors import UserError
 from nlp_adan.storage import write_json, write_text
+from nlp_adan.training.checkpoints import checkpoint_step, is_whole, remove_later
 from nlp_adan.training.environment import environment
+from nlp_adan.training.recipe import read_recipe
+from nlp_adan.training.settings import Difference, difference
 
-# Options that say where and how a run is watched, not what it computes.
-WATCHING = frozenset({
-    "output_dir", "resume", "recipe", "run_name", "logging_dir", "disable_tqdm", "report_to", "project", "local_rank",
-    "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy",
-    "save_total_limit", "use_cpu", "dry_run", "flops_per_second", "plan_ranks", "plan_device", "plan_memory_gib",
-    "glue_probe_every", "glue_probe_tasks", "glue_probe_data", "glue_probe_max_steps",
-})  # fmt: skip
+SETTINGS = "resolved.yaml"
+SURROUNDINGS = "environment.json"
+STARTS = "starts.jsonl"
 
 # Read at once from the end of a log, to find the line where a resumed run goes on.
 TAIL_BYTES = 1 << 16
@@ -58,44 +58,72 @@ class RunFolder:
         """Whether the run has come to its end."""
         return (self.path / self.last_file).is_file()
 
-    def checkpoint_to_resume(self, options: dict[str, Any], resume: str) -> str | None:
+    @property
+    def settings(self) -> Mapping[str, Any] | None:
+        """Every option of the run as it acted; None where the folder holds no run."""
+        record = self.path / SETTINGS
+        return read_recipe(record) if record.is_file() else None
+
+    def checkpoint_to_resume(
+        self, options: Mapping[str, Any], resume: str, world_size: int = 1, identified: frozenset[str] = frozenset()
+    ) -> str | None:
         """Check that a run with these options may use the folder; the checkpoint to go on from, or None.
 
         Args:
             options: all options of the new run, as `recipe.resolved` gives them.
             resume: "no" (the folder must hold no run), "auto" (go on from the last checkpoint if there is one), or
-                the path of a checkpoint.
+                the path of a checkpoint, in this run's folder or another's with the same settings.
+            world_size: ranks of the new start.
+            identified: options that the caller compares by what they name, when a run is gone on with.
 
         Raises:
-            UserError: the folder holds another run, or something that is no run.
+            UserError: the folder holds another run, or something that is no run; the checkpoint is not whole, or of
+                another run.
         """
-        if resume not in ("no", "auto") and not _is_complete(Path(resume)):
-            raise UserError(f"--resume: {resume!r} is not a whole checkpoint folder; name one, or `auto`")
-        named = None if resume in ("no", "auto") else str(Path(resume))
         self._check_writable()
+        if resume in ("no", "auto"):
+            named = None
+        else:
+            named = Path(resume)
+            _check_named(named, options, world_size, identified)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return named
+            return None if named is None else str(named)
         if not self.path.is_dir():
             raise UserError(f"--output_dir: {str(self.path)!r} is a file; choose a folder")
-        record = self.path / "resolved.yaml"
-        if not record.is_file():
-            raise UserError(f"--output_dir: {str(self.path)!r} is not empty and holds no run; choose another folder")
-        self._check_same_settings(yaml.safe_load(record.read_text(encoding="utf-8")) or {}, options)
-        if resume == "no" and self.finished:
+        found = self._difference(options, world_size, frozenset() if resume == "no" else identified)
+        state = "finished" if self.finished else "unfinished"
+        if found is not None:
             raise UserError(
-                f"--output_dir: {str(self.path)!r} holds a finished run with the same settings; "
-                f"choose another folder, or remove that one"
+                f"--output_dir: {str(self.path)!r} holds another run ({state}; {found.text}); "
+                f"{found.remedy or 'choose another folder'}, or remove that one"
             )
         if resume == "no":
-            raise UserError(
-                f"--output_dir: {str(self.path)!r} holds an unfinished run with the same settings; "
-                f"add `--resume auto` to go on with it, or choose another folder"
+            remedy = (
+                "choose another folder, or remove that one"
+                if self.finished
+                else "add `--resume auto` to go on with it, or choose another folder"
             )
-        return named or self._last_checkpoint()
+            article = "a" if self.finished else "an"
+            raise UserError(
+                f"--output_dir: {str(self.path)!r} holds {article} {state} run with the same settings; {remedy}"
+            )
+        return self._last_checkpoint() if named is None else str(named)
+
+    def _difference(self, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> Difference | None:
+        """What makes another run of the one that the folder holds."""
+        settings = self.settings
+        if settings is None:
+            raise UserError(f"--output_dir: {str(self.path)!r} is not empty and holds no run; choose another folder")
+        return difference(settings, options, (self._world_size(), world_size), identified)
+
+    def _world_size(self) -> int:
+        """Ranks of the last start, with which the recorded settings acted."""
+        starts = self.read(STARTS)
+        return int(starts[-1].get("world_size", 1)) if starts else 1
 
     def _last_checkpoint(self) -> str | None:
         """The newest checkpoint that was written to its end."""
-        complete = [path for path in self.path.glob("checkpoint-*") if _is_complete(path)]
+        complete = [path for path in self.path.glob("checkpoint-*") if is_whole(path)]
         return str(max(complete, key=checkpoint_step)) if complete else None
 
     def _check_writable(self) -> None:
@@ -108,36 +136,27 @@ class RunFolder:
                 f"--output_dir: cannot write into {str(parent)!r} ({error.strerror}); choose another folder"
             ) from error
 
-    def _check_same_settings(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-        # With a global batch the rest follows from the number of ranks, which may change.
-        following = (
-            {"per_device_train_batch_size", "gradient_accumulation_steps"} if ours.get("global_batch_size") else {}
-        )
-        # Compared as JSON: what YAML brings back of a tuple or an enumeration is a list or a string.
-        differing = [
-            name
-            for name in sorted({*theirs, *ours} - WATCHING - {*following})
-            if json.dumps(theirs.get(name), sort_keys=True) != json.dumps(ours.get(name), sort_keys=True)
-        ]
-        if differing:
-            name = differing[0]
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            state = "finished" if self.finished else "unfinished"
-            raise UserError(
-                f"--output_dir: {str(self.path)!r} holds another run ({state}; {name}: {theirs.get(name)!r} there, "
-                f"{ours.get(name)!r} here{more}); choose another folder, or remove that one"
-            )
-
     def claim(self, options: dict[str, Any], resumed_step: int = 0) -> None:
-        """Write what describes the run, and cut the logs back to the step that it goes on from. One rank calls it."""
+        """Write what describes the run, and go back to the step that it goes on from. One rank calls it.
+
+        Log lines and checkpoints of later steps are removed.
+        """
+        removed = remove_later(self.path, resumed_step) if resumed_step else []
         kept_options = {name: value for name, value in options.items() if name not in MACHINES_OWN}
-        write_text(self.path / "resolved.yaml", yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
+        write_text(self.path / SETTINGS, yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
         surroundings = environment()
-        write_json(self.path / "environment.json", surroundings)
+        write_json(self.path / SURROUNDINGS, surroundings)
         for name in ("log.jsonl", "eval.jsonl"):
             self._cut_after(name, resumed_step)
         kept_names = ("date", "world_size", "command")
-        self.append("starts.jsonl", {"step": resumed_step, **{name: surroundings[name] for name in kept_names}})
+        self.append(STARTS, {"step": resumed_step, **{name: surroundings[name] for name in kept_names}})
+        if removed:
+            print(f"going on from step {resumed_step:,}: removed {', '.join(removed)} of {self.path}", flush=True)
+
+    def remove_if_empty(self) -> None:
+        """Leave nothing behind where a start failed before `claim`."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def _cut_after(self, name: str, step: int) -> None:
         """Remove a log's lines after a step, and a last line that a kill left unfinished.
@@ -193,15 +212,20 @@ def _step_of(line: bytes) -> float:
         return math.inf
 
 
-def checkpoint_step(checkpoint: str | Path) -> int:
-    """The optimizer step that a checkpoint was written after."""
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    return int(state["global_step"])
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the Trainer wrote the checkpoint to its end: its own state is the last of the files."""
-    try:
-        return checkpoint_step(checkpoint) > 0
-    except (OSError, ValueError, KeyError):
-        return False
+def _check_named(checkpoint: Path, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> None:
+    """Check that a checkpoint can be gone on from, and that it is of a run with the same settings."""
+    if not is_whole(checkpoint):
+        raise UserError(f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder; name one, or `auto`")
+    run = RunFolder(checkpoint.absolute().parent)
+    settings = run.settings
+    if settings is None:
+        raise UserError(
+            f"--resume: no {SETTINGS} in {str(run.path)!r} says with which options {checkpoint.name} was trained; "
+            f"name a checkpoint in its run's folder"
+        )
+    found = difference(settings, options, (run._world_size(), world_size), identified)
+    if found is not None:
+        raise UserError(
+            f"--resume: {str(checkpoint)!r} is of another run ({found.text}); "
+            f"{found.remedy or 'give the options of that run'}, or start anew without --resume"
+        )

@@ -6,6 +6,7 @@ import json
 import pydoc_data.topics
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -49,7 +50,9 @@ def test_resumed_within_an_epoch_equals_uninterrupted(text: Path, tmp_path: Path
     (killed / "checkpoint-11").mkdir()
     with pytest.raises(UserError, match="add `--resume auto`"):
         pretrain.main(words(text, killed))
-    pretrain.main([*words(text, killed), "--resume", "auto"])
+    moved = shutil.copytree(text, tmp_path / "moved")  # the same data at another place, and saved more often
+    pretrain.main([*words(moved, killed), "--save_steps", "1", "--resume", "auto"])
+    assert {path.name for path in killed.glob("checkpoint-*")} == {"checkpoint-11", "checkpoint-12"}
 
     expected = safetensors.torch.load_file(whole / "model.safetensors")
     found = safetensors.torch.load_file(killed / "model.safetensors")
@@ -58,10 +61,69 @@ def test_resumed_within_an_epoch_equals_uninterrupted(text: Path, tmp_path: Path
     assert [line["loss"] for line in resumed] == [line["loss"] for line in log]
 
 
-def test_other_data_is_refused(text: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def run(text: Path, tmp_path: Path) -> Path:
+    """Four steps, a checkpoint after each second."""
     run = tmp_path / "run"
-    pretrain.main(words(text, run))
-    (run / "metrics.json").unlink()
+    pretrain.main([*words(text, run), "--max_steps", "4", "--save_steps", "2"])
+    return run
+
+
+def test_other_data_is_refused(text: Path, run: Path, tmp_path: Path) -> None:
+    given = [*words(text, run), "--max_steps", "4"]
     (text / "more.txt").write_text("Another document has come since the run began. " * 30)
+    other = shutil.copytree(text, tmp_path / "other")
+    with pytest.raises(UserError, match="the data or the tokenizer changed"):  # of a finished run, too
+        pretrain.main([*given, "--data", str(other), "--resume", "auto"])
+    (run / "metrics.json").unlink()
     with pytest.raises(UserError, match="the data or the tokenizer changed"):
-        pretrain.main([*words(text, run), "--resume", "auto"])
+        pretrain.main([*given, "--resume", "auto"])
+    new = tmp_path / "new"
+    with pytest.raises(UserError, match=r"the data or the tokenizer changed since '.*/run' began"):
+        pretrain.main([*given, "--output_dir", str(new), "--resume", str(run / "checkpoint-2")])
+    (run / "data.json").unlink()
+    with pytest.raises(UserError, match=r"no data.json in '.*/run' says on which data checkpoint-2 was trained"):
+        pretrain.main([*given, "--output_dir", str(new), "--resume", str(run / "checkpoint-2")])
+    assert not new.exists()
+
+
+def test_from_a_named_checkpoint_into_a_new_folder(text: Path, run: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    given = [*words(text, new), "--max_steps", "4", "--resume", str(run / "checkpoint-2")]
+    with pytest.raises(UserError, match=r"is of another run \(hidden_size: 32 there, 64 here\)"):
+        pretrain.main([*given, "--hidden_size", "64"])
+    pretrain.main(given)
+    assert [json.loads(line)["step"] for line in (new / "log.jsonl").read_text().splitlines()] == [3, 4]
+    weights = [safetensors.torch.load_file(folder / "model.safetensors") for folder in (run, new)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+def test_a_start_that_fails_before_its_first_step_leaves_nothing(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise UserError("no such schedule")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no such schedule"):
+        patch.setattr(pretrain.PretrainingEngine, "create_scheduler", refuse)
+        pretrain.main(words(text, run))
+    assert not run.exists()
+
+
+def test_the_figures_are_of_the_step_that_the_weights_are_of(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    best = ["--load_best_model_at_end", "True", "--metric_for_best_model", "eval_mlm_loss"]
+    evaluated = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--save_total_limit", "2"]
+    # The rate rises until the loss does.
+    rising = ["--max_steps", "6", "--learning_rate", "2", "--warmup_steps", "6"]
+    pretrain.main([*words(text, run), *best, *evaluated, *rising])
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["eval_mlm_loss"] for line in lines}
+    assert metrics["step"] < 6 and metrics["step"] == min(losses, key=lambda step: losses[step])
+    assert lines[-1]["step"] == metrics["step"] and metrics["eval_mlm_loss"] == losses[metrics["step"]]
+    kept = safetensors.torch.load_file(run / f"checkpoint-{metrics['step']}" / "model.safetensors")
+    found = safetensors.torch.load_file(run / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
+    assert metrics["trained_tokens"] == 6 * 8 * 64

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.run_folder import RunFolder, checkpoint_step
+from nlp_adan.training.run_folder import RunFolder
+from tests.unit.test_checkpoints import make_checkpoint
 
 OPTIONS: dict[str, Any] = {"output_dir": "x", "learning_rate": 1e-3, "seed": 42, "lr_scheduler_kwargs": {"a": [1]}}
 
@@ -35,22 +36,66 @@ def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
         run.checkpoint_to_resume(OPTIONS, "no")
     assert run.checkpoint_to_resume(OPTIONS, "auto") is None  # killed before its first checkpoint
     for step in (5, 10):
-        (run.path / f"checkpoint-{step}").mkdir()
-        (run.path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        make_checkpoint(run.path, step)
     (run.path / "checkpoint-15").mkdir()  # killed while it was written
     assert run.checkpoint_to_resume(OPTIONS, "auto") == str(run.path / "checkpoint-10")
     moved = {**OPTIONS, "output_dir": "elsewhere", "logging_steps": 3}
     assert run.checkpoint_to_resume(moved, "auto") is not None  # where and how it is watched does not matter
+    make_checkpoint(run.path, 20, files=("model.safetensors",))  # as `--save_only_model` leaves it
+    assert run.checkpoint_to_resume(OPTIONS, "auto") == str(run.path / "checkpoint-10")
 
 
-def test_another_number_of_ranks_splits_the_global_batch_otherwise(tmp_path: Path) -> None:
-    one_rank = {"global_batch_size": 64, "per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
+@pytest.mark.parametrize("name", [
+    "save_steps", "save_strategy", "eval_steps", "eval_strategy", "dataloader_num_workers", "dataloader_pin_memory",
+    "ddp_timeout", "per_device_eval_batch_size", "logging_steps", "glue_probe_every",
+])  # fmt: skip
+def test_what_computes_nothing_else_may_change(name: str, tmp_path: Path) -> None:
+    run = claimed(tmp_path / "run")
+    assert run.checkpoint_to_resume({**OPTIONS, name: 3}, "auto") is None
+
+
+@pytest.mark.parametrize("chooses", [{"load_best_model_at_end": True}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
+def test_evaluations_that_choose_stay_where_they_were(chooses: dict[str, Any], tmp_path: Path) -> None:
+    run, options = RunFolder(tmp_path), {**OPTIONS, **chooses}
+    run.claim({**options, "eval_steps": 5})
+    with pytest.raises(UserError, match="eval_steps: 5 there, 6 here"):
+        run.checkpoint_to_resume({**options, "eval_steps": 6}, "auto")
+
+
+def test_data_are_compared_by_the_caller_where_a_run_is_gone_on_with(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim(one_rank)
-    assert run.checkpoint_to_resume({**one_rank, "per_device_train_batch_size": 32}, "auto") is None
-    run.claim({**one_rank, "global_batch_size": None})
-    with pytest.raises(UserError, match="per_device_train_batch_size: 64 there, 32 here"):
-        run.checkpoint_to_resume({**one_rank, "global_batch_size": None, "per_device_train_batch_size": 32}, "auto")
+    run.claim({**OPTIONS, "data": "prepared"})
+    moved = {**OPTIONS, "data": "/scratch/prepared"}
+    assert run.checkpoint_to_resume(moved, "auto", identified=frozenset({"data"})) is None
+    with pytest.raises(UserError, match=r"another run .*data: 'prepared' there"):
+        run.checkpoint_to_resume(moved, "no", identified=frozenset({"data"}))
+
+
+def claim_on(run: RunFolder, world_size: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    run.claim(options)
+
+
+def test_the_sequences_of_a_step_are_compared_however_they_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, per_rank = RunFolder(tmp_path), {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    claim_on(run, 2, {"global_batch_size": None, **per_rank}, monkeypatch)
+    for options, world_size in (
+        ({"global_batch_size": 16, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}, 1),
+        ({"global_batch_size": 16, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}, 4),
+        ({"global_batch_size": None, **per_rank}, 2),
+        ({"global_batch_size": None, **per_rank, "gradient_accumulation_steps": 4}, 1),
+    ):
+        assert run.checkpoint_to_resume(options, "auto", world_size) is None
+    told = r"sequences a step: 16 there, 8 here\); `--global_batch_size 16` keeps its batches on any number of ranks"
+    with pytest.raises(UserError, match=told):
+        run.checkpoint_to_resume({"global_batch_size": None, **per_rank}, "auto", 1)
+    # The remedy, as one rank then divides it.
+    remedied = {"global_batch_size": 16, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    assert run.checkpoint_to_resume(remedied, "auto", 1) is None
+    claim_on(run, 1, remedied, monkeypatch)
+    assert run.checkpoint_to_resume({"global_batch_size": None, **per_rank}, "auto", 2) is None
 
 
 def test_another_or_a_finished_run(tmp_path: Path) -> None:
@@ -82,16 +127,39 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         RunFolder("/proc/nope").checkpoint_to_resume(OPTIONS, "no")
 
 
-def test_a_named_checkpoint_does_not_open_a_folder_with_another_run(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint-7"
-    checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text('{"global_step": 7}')
+def test_a_named_checkpoint_is_of_a_run_with_the_same_settings(tmp_path: Path) -> None:
+    other = claimed(tmp_path / "other")
+    checkpoint = make_checkpoint(other.path, 7)
+    new = RunFolder(tmp_path / "new")
     slashed = f"{checkpoint}/"  # as tab completion writes it
-    assert RunFolder(tmp_path / "new").checkpoint_to_resume(OPTIONS, slashed) == str(checkpoint)
-    assert checkpoint_step(slashed) == 7
+    assert new.checkpoint_to_resume({**OPTIONS, "output_dir": "new"}, slashed) == str(checkpoint)
+    with pytest.raises(UserError, match=r"--resume: .*checkpoint-7' is of another run \(seed: 42 there, 1 here\)"):
+        new.checkpoint_to_resume({**OPTIONS, "seed": 1}, slashed)
+    run = RunFolder(tmp_path / "run")
+    run.claim({**OPTIONS, "seed": 1})
+    with pytest.raises(UserError, match=r"--output_dir: .* holds another run"):
+        run.checkpoint_to_resume(OPTIONS, slashed)
+    with pytest.raises(UserError, match=r"--resume: no resolved.yaml in .* checkpoint-7 was trained"):
+        new.checkpoint_to_resume(OPTIONS, str(make_checkpoint(tmp_path / "alone", 7)))
+    assert not new.path.exists()
+
+
+def test_going_on_from_an_earlier_checkpoint_removes_the_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = claimed(tmp_path / "run")
-    with pytest.raises(UserError, match="another run"):
-        run.checkpoint_to_resume({**OPTIONS, "seed": 1}, slashed)
+    first, later = make_checkpoint(run.path, 15), make_checkpoint(run.path, 18)
+    assert run.checkpoint_to_resume(OPTIONS, str(first)) == str(first)
+    run.claim(OPTIONS, resumed_step=15)
+    assert f"going on from step 15: removed checkpoint-18 of {run.path}" in capsys.readouterr().out
+    assert not later.exists() and run.checkpoint_to_resume(OPTIONS, "auto") == str(first)
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    run = claimed(tmp_path / "run")
+    (run.path / "resolved.yaml").write_text("seed: [42")
+    with pytest.raises(UserError, match=r"resolved.yaml:\d+: not a YAML file"):
+        run.checkpoint_to_resume(OPTIONS, "auto")
 
 
 def test_the_record_is_a_recipe_for_another_machine(tmp_path: Path) -> None:
