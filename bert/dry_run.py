@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bert.documents import open_corpus
 from bert.model_options import SPECIAL_TOKENS, model_config
 from bert.plan import GIB, Devices, Plan, Workload, make_plan
 from bert.prepare import prepare_corpus
@@ -76,10 +77,18 @@ class _PlannedTokenizer:
         return self.vocab_size
 
 
+def _configuration_name(deepspeed: Any) -> str | None:
+    """What the plan calls a DeepSpeed configuration: its file's name, or that it came as JSON."""
+    if isinstance(deepspeed, str):
+        return Path(deepspeed).stem
+    return "JSON" if deepspeed else None
+
+
 def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
     """The plan of a command line, and of the prepared data that its `--data` names. Reads no raw text.
 
-    Raises: UserError for what the run would refuse too: sizes that do not fit each other, an unknown tokenizer.
+    Raises: UserError for what the run would refuse too: sizes that do not fit each other, an unknown tokenizer, text
+        that is not there.
     """
     engine = options.engine
     given: Any = engine
@@ -89,8 +98,11 @@ def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
     if data.data is not None and is_prepared(Path(data.data)):
         prepared, tokenizer = prepare_corpus(data)
         num_train_blocks = len(prepared.train)
-    elif data.tokenizer is not None:
-        tokenizer = load_tokenizer(data.tokenizer)
+    else:
+        if data.data is not None:
+            open_corpus(data.data, data.encoding, data.text_column)
+        if data.tokenizer is not None:
+            tokenizer = load_tokenizer(data.tokenizer)
     # A GPU that is planned for, not this machine's, would choose bfloat16 too (nlp_adan.training.precision).
     chooses_bf16 = engine.chose_precision and plan.plan_device is not None and peak_flops(plan.plan_device) is not None
     workload = Workload(
@@ -107,6 +119,6 @@ def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
         optim_args=given.optim_args,
         bf16=given.bf16 or given.fp16 or chooses_bf16,
         activation_checkpointing=given.activation_checkpointing,
-        deepspeed=Path(given.deepspeed).stem if isinstance(given.deepspeed, str) else None,
+        deepspeed=_configuration_name(given.deepspeed),
     )
     return make_plan(model_config(options.model, tokenizer, data.block_size), workload, plan.devices(given.world_size))

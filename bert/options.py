@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from transformers import EvalPrediction
+
 from bert.data_options import CorpusOptions
 from bert.dry_run import PlanOptions
+from bert.metrics import masked_lm_metrics
+from bert.model import STATISTICS
 from bert.model_options import ModelOptions
 from bert.probe import ProbeOptions
+from nlp_adan.errors import UserError
 from nlp_adan.training.budget import BudgetOptions
+from nlp_adan.training.library_checks import check_budget_schedule
 from nlp_adan.training.pretraining import PretrainingOptions
 from nlp_adan.training.recipe import (
     CommandParser,
@@ -21,6 +28,7 @@ from nlp_adan.training.recipe import (
     read_recipe,
     recipe_names,
     resolved,
+    unknown_value,
     word_value,
 )
 
@@ -74,7 +82,27 @@ def parse_options(words: Sequence[str]) -> Options:
     parser = command_parser()
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
     options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
-    check_range("mask_probability", options.data.mask_probability, 0.01, 0.99)
-    check_range("max_valid_blocks", options.data.max_valid_blocks, 1)
-    check_range("vocab_size", options.data.vocab_size, 1)
+    check_data(options.data)
+    if options.budget.max_hours is not None:
+        check_budget_schedule(options.engine)
+    check_best_metric(options.engine.metric_for_best_model)
     return options
+
+
+def check_data(data: DataOptions) -> None:
+    """Raise a UserError for a value that is out of range."""
+    check_range("mask_probability", data.mask_probability, 0.01, 0.99)
+    for name in ("max_valid_blocks", "vocab_size", "block_size", "tokenizer_sample_bytes"):
+        check_range(name, getattr(data, name), 1)
+    if not 0 < data.valid_fraction < 1:
+        raise UserError(
+            f"--valid_fraction: {data.valid_fraction:g} is out of range; give a share between 0 and 1, such as 0.01"
+        )
+
+
+def check_best_metric(name: str | None) -> None:
+    """Raise a UserError for a figure that no evaluation gives (`--metric_for_best_model`)."""
+    one_token = EvalPrediction(np.ones((1, len(STATISTICS))), np.zeros((1, 1), np.int64))
+    names = ["loss", *masked_lm_metrics(one_token, np.ones(1, np.int64))]
+    if name is not None and name.removeprefix("eval_") not in names:
+        raise unknown_value("--metric_for_best_model", name, names)

@@ -88,8 +88,8 @@ def budget_schedule(args: TrainingArguments, optimizer: Optimizer, progress: Cal
     )
     if not isinstance(scheduler, LambdaLR):
         raise UserError(
-            f"--lr_scheduler_type: {args.lr_scheduler_type} does not go by the time; with --max_hours choose linear, "
-            "cosine, polynomial or another schedule with an end"
+            f"--lr_scheduler_type: {args.lr_scheduler_type.value} does not go by the time; with --max_hours choose "
+            "linear, cosine, polynomial or another schedule with an end"
         )
     num_warmup = 0 if share else args.warmup_steps
 

@@ -20,15 +20,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from nlp_adan import Adan
-from nlp_adan.errors import UserError, nearest
+from nlp_adan.errors import UserError
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
-from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.param_groups import decay_parameter_names
 from nlp_adan.training.callbacks import Bar
 from nlp_adan.training.environment import share_cpu_cores
+from nlp_adan.training.option_checks import REFUSED, check_given, check_made
 from nlp_adan.training.precision import chosen_precision, detect_device
-from nlp_adan.training.recipe import check_range
 
 
 @dataclasses.dataclass
@@ -45,6 +43,8 @@ class EngineOptions(TrainingArguments):
     compiles_by_default = False
     # Whether the command line left the precision open.
     chose_precision = False
+    # Options that are refused where they differ from their default, and why.
+    refused = REFUSED
 
     optim: str = dataclasses.field(
         default="adan", metadata={"help": "The optimizer: adan, adamw, or any name the Trainer knows."}
@@ -85,18 +85,15 @@ class EngineOptions(TrainingArguments):
         if not torch.accelerator.is_available():
             # Without it the batch of two CPU ranks under ZeRO does not add up for DeepSpeed.
             self.use_cpu = True
-        self._check_ranges()
-        if isinstance(self.deepspeed, str):
-            _check_deepspeed_file(Path(self.deepspeed))
+        check_given(self)
         if self.deepspeed:
             single_process_environment()
         self._choose_precision()
-        if self.optim == "adan":
-            self._check_adan_options()
         if self.global_batch_size is not None:
             self._split_global_batch(self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         share_cpu_cores()
         super().__post_init__()
+        check_made(self)
         if self.deepspeed:
             _ = self.device  # starts the process group
             init_communication()
@@ -131,46 +128,10 @@ class EngineOptions(TrainingArguments):
         self.per_device_train_batch_size = micro
         self.gradient_accumulation_steps = per_rank // micro
 
-    def _check_ranges(self) -> None:
-        for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            check_range(option, getattr(self, option), 1)
-        for option in ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs", "warmup_steps"):
-            check_range(option, getattr(self, option), 0)
-        if self.max_steps != -1:  # the Trainer's word for "as many as the epochs have"
-            check_range("max_steps", self.max_steps, 1)
-
-    def _check_adan_options(self) -> None:
-        """Tell a mistake in them before anything is prepared."""
-        options: Any = self
-        parameter = nn.Parameter(torch.zeros(1))
-        try:
-            Adan([parameter], lr=options.learning_rate, eps=options.adam_epsilon, **adan_options(options.optim_args))
-        except ValueError as error:
-            raise UserError(f"--optim_args/--adam_epsilon: {error}") from error
-
     @property
     def num_sequences_per_step(self) -> int:
         """Sequences of one optimizer step over all ranks and micro-batches."""
         return int(self.train_batch_size * self.gradient_accumulation_steps * self.world_size)
-
-
-def _check_deepspeed_file(path: Path) -> None:
-    if not path.is_file():
-        siblings = sorted(str(other) for other in path.parent.glob("*.json"))
-        raise UserError(f"--deepspeed: the file {str(path)!r} does not exist{nearest(str(path), siblings)}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise UserError(f"--deepspeed: {path}:{line}: not JSON ({error}); start from one of ds_configs/") from error
-    if not isinstance(config, dict):
-        raise UserError(f"--deepspeed: {path}: a configuration is a JSON object, found {type(config).__name__}")
-    optimizer = config.get("optimizer")
-    if isinstance(optimizer, dict) and str(optimizer.get("type", "")).lower() == "adan":
-        raise UserError(
-            f'--deepspeed: {path}: it has an "optimizer" block, which is for deepspeed.initialize; here the '
-            "command line makes the optimizer: take the block out and say --optim adan, --learning_rate, --optim_args"
-        )
 
 
 def zero_stage(config: Any) -> int | None:

@@ -18,6 +18,7 @@ from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions
 from nlp_adan.training.loader import PositionDataset, PositionLoader, PositionSampler
 from nlp_adan.training.meter import Meter
+from nlp_adan.training.option_checks import REFUSED_IN_PRETRAINING
 from nlp_adan.training.signals import ignore_signals
 
 
@@ -29,6 +30,7 @@ class PretrainingOptions(EngineOptions):
         default=False, metadata={"help": "Log the mean of the losses before in the place of one that is no number."}
     )
     compiles_by_default = True
+    refused = REFUSED_IN_PRETRAINING
 
 
 class EpochOfPosition(TrainerCallback):

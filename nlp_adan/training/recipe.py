@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, training_args
 
 from nlp_adan.errors import UserError, nearest
 
@@ -29,6 +29,8 @@ SUPERSEDES = {
     "--max_steps": ("--max_hours",),
     "--max_hours": ("--max_steps",),
 }
+# A value that says no more than leaving the option out.
+_UNSET = {"--max_steps": "-1"}
 
 
 class CommandParser(HfArgumentParser):
@@ -41,7 +43,7 @@ class CommandParser(HfArgumentParser):
         """Raise the mistake that argparse found as a `UserError`, with the nearest of the possible values."""
         match = re.match(r"argument (--[\w-]+).*invalid choice: '?(.*?)'? \(choose from (.*)\)$", message)
         if match:
-            raise _unknown_value(*match.groups())
+            raise unknown_value(match[1], match[2], _choices(match[3]))
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
@@ -59,12 +61,31 @@ class CommandParser(HfArgumentParser):
             message = " ".join(str(error).split())
             match = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]$", message)
             if match and match[1] in words:  # one of transformers' enumerations
-                raise _unknown_value(words[words.index(match[1]) - 1], *match.groups()) from error
-            raise UserError(message) from error
+                raise unknown_value(words[words.index(match[1]) - 1], match[1], _choices(match[2])) from error
+            raise UserError(self._in_our_words(message)) from error
+
+    def _in_our_words(self, message: str) -> str:
+        """A library's message with options as the command line has them, and with values for Python's enumerations."""
+
+        def value(match: re.Match[str]) -> str:
+            member = getattr(getattr(training_args, match[1], None), match[2], None)
+            return str(member.value) if isinstance(member, enum.Enum) else match[0]
+
+        message = re.sub(r"\b([A-Z]\w+)\.([A-Z_]+)\b", value, message)
+        known = {option for action in self._actions for option in action.option_strings}
+        return re.sub(
+            r"(?<![\w.'\"/-])[a-z]+_\w+",
+            lambda match: f"--{match[0]}" if f"--{match[0]}" in known else match[0],
+            message,
+        )
 
 
-def _unknown_value(option: str, value: str, choices_text: str) -> UserError:
-    choices = [choice.strip().strip("'") for choice in choices_text.split(",")]
+def _choices(text: str) -> list[str]:
+    return [choice.strip().strip("'") for choice in text.split(",")]
+
+
+def unknown_value(option: str, value: str, choices: Sequence[str]) -> UserError:
+    """The error for a value that is none of the choices."""
     shown = ", ".join(choices) if len(choices) <= 12 else f"{', '.join(choices[:12])}, ..."
     return UserError(f"{option}: unknown value {value!r}{nearest(value, choices)}; possible: {shown}")
 
@@ -148,6 +169,7 @@ def parse_with_recipe(
 
     Raises UserError for a mistake of the user's, and for a key of the recipe's that is no option.
     """
+    _refuse_both(words)
     given = [theirs for ours, theirs in SUPERSEDES.items() if word_value(ours, words) is not None]
     superseded = {option for theirs in given for option in theirs}
     if word_value("--optim", words) not in (None, recipe.get("optim")):
@@ -162,11 +184,26 @@ def parse_with_recipe(
     return parser.parse([*ours, *words])
 
 
+def _refuse_both(words: Sequence[str]) -> None:
+    """Raise a UserError for two options on one command line of which one puts the other out of force.
+
+    A recipe may have both: a run's resolved.yaml names every option.
+    """
+    for option, others in SUPERSEDES.items():
+        for other in others:
+            if all(word_value(name, words) not in (None, _UNSET.get(name)) for name in (option, other)):
+                raise UserError(f"{option} beside `{other}`: only one of them could act; choose one")
+
+
 def check_range(option: str, value: float, low: float, high: float = math.inf) -> None:
     """Raise a UserError unless low <= value <= high."""
     if not low <= value <= high:
-        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
-        raise UserError(f"--{option}: {value:g} is out of range; give {bounds}")
+        bounds = f"between {_digits(low)} and {_digits(high)}" if high < math.inf else f"{_digits(low)} or more"
+        raise UserError(f"--{option}: {_digits(value)} is out of range; give {bounds}")
+
+
+def _digits(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def resolved(*objects: Any) -> dict[str, Any]:

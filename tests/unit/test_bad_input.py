@@ -79,6 +79,9 @@ def test_bad_text(
         (["lstm"], "cannot be trained yet"),
         (["bert", "--recipe", "tyni"], "did you mean 'tiny'?"),
         (["bert", "--outputdir", "x"], "did you mean '--output_dir'?"),
+        (["bert", "--output_dir", "never", "--dry_run", "--data", "no/where"], "'no/where': no such file or folder"),
+        (["bert", "--output_dir", "never", "--dry_run", "--encoding", "utf9", "--data", "README.md"], "utf9"),
+        (["bert", "--output_dir", "never", "--dry_run", "--seed", "-1"], "--seed: -1 is out of range"),
     ],
 )
 def test_bad_words(

@@ -56,7 +56,7 @@ def test_epochs_on_the_command_line_put_the_recipes_steps_out_of_force() -> None
         ("max_hours: 2\n", ["--max_steps", "5"], None, 5),
         ("max_hours: 2\n", ["--num_train_epochs", "5"], None, -1),
         ("max_steps: 5\n", ["--max_hours", "0.5"], 0.5, -1),
-        ("max_steps: 5\n", ["--max_hours", "0.5", "--max_steps", "7"], 0.5, 7),
+        ("max_steps: 5\n", ["--max_hours", "0.5", "--max_steps", "-1"], 0.5, -1),
     ],
 )
 def test_one_length_of_a_run_puts_the_others_out_of_force(

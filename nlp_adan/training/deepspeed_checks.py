@@ -1,0 +1,71 @@
+"""Whether a DeepSpeed configuration is one, and leaves to the command line what the command line says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nlp_adan.errors import UserError
+
+# What DeepSpeed would make in place of the run's own, and the options that say how ours are made.
+_BLOCKS = {
+    "optimizer": "`--optim`, `--learning_rate` and `--optim_args`",
+    "scheduler": "`--lr_scheduler_type` and `--warmup_steps`",
+}
+_GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+
+def check_deepspeed_config(config: Mapping[str, Any], origin: str) -> None:
+    """Raise a UserError for what would fail later, or override the command line without a word.
+
+    origin: the configuration's file, as messages name it.
+    """
+    for block, instead in _BLOCKS.items():
+        if config.get(block) is not None:
+            raise UserError(
+                f'--deepspeed: {origin}: it has the "{block}" block, which is for deepspeed.initialize; here the '
+                f"command line makes the {block}: take the block out and say {instead}"
+            )
+    zero = config.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise UserError(f'--deepspeed: {origin}: "zero_optimization" takes an object, such as {{"stage": 2}}')
+    settings = _zero_settings(zero, origin)
+    if settings.stage == 3 and not settings.gather_16bit_weights_on_model_save:
+        raise UserError(
+            f"--deepspeed: {origin}: under ZeRO-3 the run would end without a model's weights; "
+            f'add `"{_GATHER}": true` to "zero_optimization"'
+        )
+
+
+def _zero_settings(zero: Mapping[str, Any], origin: str) -> Any:
+    """DeepSpeed's own reading of the block."""
+    try:
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+        from pydantic import ValidationError
+    except ImportError as error:
+        raise UserError(f'--deepspeed: {error}; install it: `pip install ".[deepspeed]"`') from error
+    try:
+        return DeepSpeedZeroConfig(**{key: value for key, value in zero.items() if value != "auto"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["zero_optimization", *map(str, first["loc"])])
+        raise UserError(
+            f"--deepspeed: {origin}: {where}: {first['msg']}, found {first['input']!r}; start from one of ds_configs/"
+        ) from error
+
+
+def check_deepspeed_matches(config: Any, origin: str) -> None:
+    """Raise a UserError where the file sets what an option sets otherwise.
+
+    config: the Trainer's `HfTrainerDeepSpeedConfig`, which has compared them.
+    """
+    for mismatch in config.mismatches:
+        match = re.fullmatch(r"- ds (\S+)=(.*) vs hf (.*)=(.*)", mismatch)
+        if match is None:
+            raise UserError(f"--deepspeed: {origin}: {mismatch}")
+        key, theirs, option, ours = match.groups()
+        named = option if " " in option else " and ".join(f"--{name}" for name in re.split(r"[|+]", option))
+        raise UserError(
+            f'--deepspeed: {origin}: {key} is {theirs} there, and {named} is {ours} here; write "auto" into the file'
+        )
