@@ -125,7 +125,9 @@ class PretrainingEngine(Engine):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """See the Trainer."""
         loader = super().get_eval_dataloader(eval_dataset)
-        loader.worker_init_fn = ignore_signals
+        batches = getattr(loader, "base_dataloader", loader)  # accelerate's hands no attribute on to it
+        batches.worker_init_fn = ignore_signals
+        batches.generator = torch.Generator()  # as for training: an evaluation draws none of the run's random numbers
         return loader
 
     def get_train_dataloader(self) -> Any:

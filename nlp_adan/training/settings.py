@@ -21,7 +21,9 @@ WATCHING = frozenset({
 })  # fmt: skip
 
 # When a run evaluates and saves: the weights depend on it only where evaluations choose them or the learning rate.
-CADENCE = frozenset({"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"})
+CADENCE = frozenset({
+    "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps",
+})  # fmt: skip
 
 # Together they say how many sequences a step has, which is what counts.
 BATCH = frozenset({"global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"})

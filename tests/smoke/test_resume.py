@@ -22,7 +22,7 @@ def words(text: Path, run: Path) -> list[str]:
     return [
         "--recipe", "tiny", "--data", str(text), "--vocab_size", "500", "--valid_fraction", "0.3", "--max_steps", "12",
         "--logging_steps", "1", "--save_steps", "9", "--hidden_size", "32", "--intermediate_size", "32",
-        "--global_batch_size", "8", "--output_dir", str(run),
+        "--global_batch_size", "8", "--dropout", "0.1", "--output_dir", str(run),
     ]  # fmt: skip
 
 
@@ -50,8 +50,9 @@ def test_resumed_within_an_epoch_equals_uninterrupted(text: Path, tmp_path: Path
     (killed / "checkpoint-11").mkdir()
     with pytest.raises(UserError, match="add `--resume auto`"):
         pretrain.main(words(text, killed))
-    moved = shutil.copytree(text, tmp_path / "moved")  # the same data at another place, and saved more often
-    pretrain.main([*words(moved, killed), "--save_steps", "1", "--resume", "auto"])
+    moved = shutil.copytree(text, tmp_path / "moved")  # the same data at another place, saved and evaluated more often
+    watched = ["--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+    pretrain.main([*words(moved, killed), *watched, "--resume", "auto"])
     assert {path.name for path in killed.glob("checkpoint-*")} == {"checkpoint-11", "checkpoint-12"}
 
     expected = safetensors.torch.load_file(whole / "model.safetensors")
