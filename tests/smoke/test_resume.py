@@ -14,6 +14,7 @@ import torch
 
 from bert import pretrain
 from nlp_adan.errors import UserError
+from tests.unit.test_checkpoints import ZERO_2, make_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +129,12 @@ def test_the_figures_are_of_the_step_that_the_weights_are_of(text: Path, tmp_pat
     found = safetensors.torch.load_file(run / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
     assert metrics["trained_tokens"] == 6 * 8 * 64
+
+
+def test_zeros_checkpoint_is_refused_on_other_ranks_before_anything_is_written(text: Path, run: Path) -> None:
+    (run / "metrics.json").unlink()
+    make_checkpoint(run, 9, files=ZERO_2)  # of two ranks, and later than the run's own
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"in 2 share\(s\), .* this start has 1 rank\(s\): start 2"):
+        pretrain.main([*words(text, run), "--max_steps", "4", "--resume", "auto"])
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
