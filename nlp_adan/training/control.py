@@ -12,7 +12,6 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from nlp_adan.errors import UserError
 from nlp_adan.training.agreement import largest_over_ranks
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.signals import SIGNALS
@@ -78,12 +77,6 @@ class RunControl(TrainerCallback, ExportableState):
     ) -> None:
         kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
         self._agreed_seconds = float(kept.get("trained_seconds", 0.0)) if state.global_step else 0.0
-        before = kept.get("samples_per_step", self.samples_per_step)
-        if state.global_step and before != self.samples_per_step:
-            raise UserError(
-                f"--resume: the run took {before} sequences a step and would now take {self.samples_per_step}: "
-                f"`--global_batch_size {before}` keeps its batches on any number of ranks"
-            )
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         # A checkpoint of the run's last step: the Trainer would take one more before it looks.
         if state.global_step >= state.max_steps or self.used_up:
