@@ -159,6 +159,8 @@ def _batches(plan: Plan, marks: Mapping[str, Mark], bar: tqdm[Any]) -> Iterator[
         bar.update(count)
 
     for document, following in plan.corpus.read(begin, on_bytes):
+        if not position or position[0] != following[0]:
+            position = (following[0],)  # a source's first document begins there, not where the one before ended
         content = document.encode("utf-8", errors="replace")
         part = PARTS[is_valid(content)]
         if part in begins and position >= begins[part]:

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +76,13 @@ def prepare(
     plan = Plan(corpus, tokenizer, form, valid_fraction, seed, shard_bytes, num_workers)
     inputs = preparation(plan)
     key = sha256_json(inputs)
-    in_cache = folder is None
     folder = default_folder(key) if folder is None else folder
     partial = unfinished_folder(folder)
     try:
         if not folder.exists():
             with locked(partial, folder.exists) as must_work:
                 if must_work:
-                    _make(plan, inputs, partial, folder, in_cache)
+                    _make(plan, inputs, partial, folder)
         _open_or_repair(plan, inputs, folder, verify)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -91,7 +91,7 @@ def prepare(
     return open_prepared(folder)
 
 
-def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path, in_cache: bool) -> None:
+def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> None:
     """Make all files in `partial`, then give it its name."""
     try:
         journal = _journal(inputs, partial)
@@ -101,14 +101,12 @@ def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path, in_ca
         parts, counts = make_parts(plan, partial, journal)
     except UserError:
         found = Journal.read(partial)
-        if in_cache or found is None or not found.entries:
-            # Of no use to a later start: with the data mended the cache has another key.
+        if found is None or not found.entries:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     np.save(partial / COUNTS, without_special_tokens(counts, plan))
-    (partial / LOCK).unlink()
     sampled = Path(plan.tokenizer.name_or_path or "") / SAMPLE_RECORD
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = sorted(path for path in partial.rglob("*") if path.is_file() and path != partial / LOCK)
     known = {name: digest for entry in journal.all_entries() for name, digest in entry.digests().items()}
     names = [path.relative_to(partial).as_posix() for path in files]
     manifest = {
@@ -131,6 +129,7 @@ def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path, in_ca
     write_manifest(partial, manifest)
     sync_folder(partial)
     partial.rename(folder)
+    (folder / LOCK).unlink(missing_ok=True)  # not before: another process would take what is left for its own
     sync_folder(folder.parent)
     _remember(folder, manifest)
 
@@ -174,6 +173,8 @@ def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bo
 
     Raises: UserError where it was prepared from other inputs, naming what changed.
     """
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)  # of a start that was killed at its very end
     manifest = read_manifest(folder)
     if manifest["inputs"] != inputs:
         sources = sources_that_differ(manifest["inputs"], inputs)

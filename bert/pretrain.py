@@ -220,7 +220,7 @@ def make_trainer(
         data_collator=collator,
         processing_class=tokenizer,
         train_dataset=TrainingBlocks(prepared.train, options.data_seed),
-        eval_dataset=ValidationBlocks(prepared.valid.head(data.max_valid_blocks)),
+        eval_dataset=ValidationBlocks(prepared.valid, data.max_valid_blocks),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[Beginning(begin), RunLog(run)],
         meter=make_meter(options, model, prepared.block_size),

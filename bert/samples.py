@@ -41,18 +41,23 @@ class TrainingBlocks(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class ValidationBlocks(torch.utils.data.Dataset[dict[str, Any]]):
-    """Blocks in their own order, masked alike at every evaluation.
+    """Blocks spread evenly over the validation part, in its order, masked alike at every evaluation.
 
     Args:
         blocks: the validation part.
+        most: how many of them at most.
     """
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Blocks, most: int) -> None:
         self.blocks = blocks
+        self.num_samples = min(len(blocks), most)
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_ids` (block_size,), `sample` and `epoch`."""
-        return {"input_ids": self.blocks.read(np.array([index]))[0], "sample": index, "epoch": 0}
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"validation block {index} of {self.num_samples}")
+        number = index * len(self.blocks) // self.num_samples
+        return {"input_ids": self.blocks.read(np.array([number]))[0], "sample": number, "epoch": 0}

@@ -111,12 +111,6 @@ class TokenBlocks:
             raise IndexError(f"block {index} asked of {len(self)}")
         return self.read([index])[0]
 
-    def head(self, count: int) -> TokenBlocks:
-        """The first `count` blocks, or all where there are fewer."""
-        layout = self._layout
-        fewer = min(count, layout.num_blocks)
-        return TokenBlocks(ShardLayout(**{**layout.__dict__, "num_blocks": fewer}))
-
     def __getstate__(self) -> dict[str, Any]:
         return {"_layout": self._layout, "_files": {}}
 

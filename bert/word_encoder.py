@@ -33,7 +33,7 @@ _ASCII_ONLY_NEXT = r"(?![^\x00-\x7f])"  # else a letter outside of ASCII may bel
 BYTE_LEVEL_WORDS = re.compile(
     rf" ?[A-Za-z]++{_ASCII_ONLY_NEXT}"
     r"|'(?:[sdmt]|ll|ve|re)"
-    rf"| ?[^\sA-Za-z0-9\x1c-\x1f\x80-\U0010ffff]++{_ASCII_ONLY_NEXT}"
+    rf"| ?[^\sA-Za-z0-9\x1c-\x1f\x80-\U0010ffff]++(?![^\x00-\x7f]|[\x1c-\x1f])"
     rf"| ?[0-9]++{_ASCII_ONLY_NEXT}"
     rf"| ?[^{_SPACE}]++"
     rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"

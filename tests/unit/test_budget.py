@@ -149,6 +149,7 @@ def test_a_signal_that_comes_again_later_is_impatience(
     """Within five seconds it is one that a launcher handed on."""
     time = Time()
     monkeypatch.setattr("nlp_adan.training.control.time.monotonic", time)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us behind it
     args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10)
     control = RunControl(RunClock(), None, samples_per_step=8)
     control.on_train_begin(args, state, flow)
@@ -159,6 +160,7 @@ def test_a_signal_that_comes_again_later_is_impatience(
             signal.raise_signal(signal.SIGINT)
     finally:
         control.on_train_end(args, state, flow)
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_of_training_a_signal_says_resume_me(capsys: pytest.CaptureFixture[str]) -> None:

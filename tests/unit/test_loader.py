@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl, TrainerState
 
 from bert.masking import MaskingCollator
-from bert.samples import TrainingBlocks
+from bert.samples import TrainingBlocks, ValidationBlocks
 from nlp_adan.training import meter as meter_module
 from nlp_adan.training.loader import PositionLoader, PositionSampler
 from nlp_adan.training.meter import Meter, hash_of_samples
@@ -135,3 +135,13 @@ def test_the_meter_counts_training_and_leaves_out_the_rest(monkeypatch: pytest.M
     assert figures["mfu"] == 0.4 and figures["data_wait"] == 0.2
     step(0.0, 1.0)
     assert meter.read()["tokens_per_second"] == 1000
+
+
+@pytest.mark.parametrize(("most", "expected"), [(100, list(range(21))), (21, list(range(21))), (4, [0, 5, 10, 15])])
+def test_validation_looks_at_the_whole_part(most: int, expected: list[int]) -> None:
+    samples = ValidationBlocks(tiny_blocks(), most)
+    assert [samples[index]["sample"] for index in range(len(samples))] == expected
+    for index, number in enumerate(expected):
+        assert (samples[index]["input_ids"] == tiny_blocks().read(np.array([number]))[0]).all()
+    with pytest.raises(IndexError):
+        samples[len(samples)]

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bert import making, packing
 from bert.documents import open_corpus
+from bert.encoding import EncoderPool
 from bert.journal import Journal
 from bert.making import prepare, unfinished_folder
 from bert.packing import PartWriter
@@ -206,11 +207,32 @@ def test_a_mended_source_keeps_the_shards_before_it(
     assert contents(found.folder) == contents(run(texts, tokenizer, tmp_path / "undisturbed").folder)
 
 
-def test_bad_text_in_the_cache_leaves_nothing(texts: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    (texts / "z.jsonl").write_text('{"text": "good"}\n{')
-    with pytest.raises(UserError, match=r"z\.jsonl, line 2"):
-        prepare(open_corpus(str(texts)), tokenizer, 32, 0.2, shard_bytes=SHARD_BYTES)
-    assert not list((tmp_path / "cache").glob("*prepared*"))
+def test_a_failure_in_the_cache_keeps_the_finished_shards(
+    texts: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed, a stream that breaks: the next start has the same key and goes on."""
+    corpus = open_corpus(str(texts), one_document_per_file=False)
+    with pytest.MonkeyPatch.context() as patch:
+        encode, calls = EncoderPool.encode, 0
+
+        def breaking(self: EncoderPool, batches: Any) -> Any:
+            nonlocal calls
+            for found in encode(self, batches):
+                calls += 1
+                if calls == 4:
+                    raise UserError("a process that tokenizes ended")
+                yield found
+
+        patch.setattr("bert.build.BATCH_CHARS", 10_000)
+        patch.setattr(EncoderPool, "encode", breaking)
+        with pytest.raises(UserError, match="a process that tokenizes ended"):
+            prepare(corpus, tokenizer, 32, 0.2, shard_bytes=SHARD_BYTES)
+    (partial,) = (tmp_path / "cache").glob(".prepared-*.unfinished")
+    kept = Journal.read(partial)
+    assert kept is not None and kept.entries
+    found = prepare(open_corpus(str(texts), one_document_per_file=False), tokenizer, 32, 0.2, shard_bytes=SHARD_BYTES)
+    assert contents(found.folder) == contents(run(texts, tokenizer, tmp_path / "undisturbed").folder)
+    assert not partial.exists()
 
 
 def test_an_unfinished_preparation_from_other_options(

@@ -65,9 +65,8 @@ def test_blocks_by_number(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -
     assert len(data.train._files) <= 2
     copy = pickle.loads(pickle.dumps(data.train))
     assert (copy.read(order) == rows[order]).all() and not pickle.loads(pickle.dumps(copy))._files
-    assert (data.train.head(20)[19] == rows[19]).all() and len(data.train.head(10**6)) == len(rows)
     with pytest.raises(IndexError):
-        data.train.head(20).read([20])
+        data.train.read([len(rows)])
 
 
 @pytest.mark.parametrize("ending", ["bin", "crc"])
