@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from bert import word_encoder
 from bert.encoding import EncoderPool, encoder_pool
 from bert.tokenizer import train_tokenizer
-from bert.word_encoder import WordEncoder, words_pattern
+from bert.word_encoder import BYTE_LEVEL_WORDS, WordEncoder, words_pattern
 from nlp_adan.errors import UserError
 from tests.corpora import make_documents
 
@@ -122,3 +123,14 @@ def test_a_killed_worker_is_reported(tokenizer: PreTrainedTokenizerFast) -> None
     with pytest.raises(UserError, match=r"a process that tokenizes ended \(exit status -9\)"):
         list(pool.encode(iter([(0, [b"the fox"])])))
     pool.close()
+
+
+@pytest.mark.parametrize("control", ["\x1c", "\x1d", "\x1e", "\x1f", "\x1b", "\x7f", "\x85", "\u2028"])
+@pytest.mark.parametrize("before", ["!", "a", "7", " ", " !", "'s", ""])
+def test_words_end_where_the_tokenizer_cuts(before: str, control: str) -> None:
+    """Python counts some control characters as white space that the tokenizer does not: `!\\x1c` is one piece to it."""
+    text = f"x {before}{control}! y{control}{before}z"
+    ends = {end for _, (_, end) in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)}
+    words = BYTE_LEVEL_WORDS.findall(text)
+    assert "".join(words) == text
+    assert set(itertools.accumulate(map(len, words))) <= ends
