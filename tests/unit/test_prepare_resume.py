@@ -195,7 +195,11 @@ def test_a_mended_source_keeps_the_shards_before_it(
 ) -> None:
     bad = texts / "part2.jsonl"
     records = [f'{{"text": "{text}"}}' for text in make_documents(60, seed=9)]
-    bad.write_text("\n".join([*records[:30], "{", *records[31:]]))
+    # Its first record changes too: a shard that ended inside of it is none of "before".
+    other = '{"text": "A beginning that the mended file does not have, long enough for several blocks. %s"}' % (
+        "x " * 900
+    )
+    bad.write_text("\n".join([other, *records[1:30], "{", *records[31:]]))
     with pytest.raises(UserError, match=r"part2\.jsonl, line 31 is not JSON"):
         run(texts, tokenizer, tmp_path / "data")
     kept = Journal.read(unfinished_folder(tmp_path / "data"))
