@@ -147,10 +147,7 @@ def finish(trainer: PretrainingEngine, run: RunFolder, prepared: PreparedData) -
         trainer.state.global_step = checkpoint_step(trainer.state.best_model_checkpoint)
     metrics = trainer.evaluate()
     if not math.isfinite(metrics["eval_mlm_loss"]):
-        raise UserError(
-            f"the run diverged: its validation loss is {metrics['eval_mlm_loss']}; start again with a lower "
-            f"--learning_rate (now {trainer.args.learning_rate:g}) in another --output_dir"
-        )
+        raise trainer.diverged("validation loss", metrics["eval_mlm_loss"])
     if not trainer.is_world_process_zero():
         return
     metrics["step"] = trainer.state.global_step

@@ -165,15 +165,18 @@ class PretrainingEngine(Engine):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def diverged(self, figure: str, value: float) -> UserError:
+        """The error of a run whose loss is no number any more."""
+        return UserError(
+            f"the run diverged: its {figure} is {value}; start again in another --output_dir with a lower "
+            f"--learning_rate (now {self.args.learning_rate:g}) or a longer warm-up (--warmup_steps)"
+        )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the meter's figures to a training step's line, for the log file and for every `--report_to`."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise UserError(
-                    f"the run diverged: its loss at step {self.state.global_step:,} is {logs['loss']}; start again in "
-                    f"another --output_dir with a lower --learning_rate (now {self.args.learning_rate:g}) or a longer "
-                    "warm-up (--warmup_steps)"
-                )
+                raise self.diverged(f"loss at step {self.state.global_step:,}", logs["loss"])
             figures = self.meter.read()
             logs.update({name: value for name, value in figures.items() if value is not None})
             logs["trained_seconds"] = round(self.run_control.clock.seconds, 3)
