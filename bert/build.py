@@ -16,6 +16,7 @@ from nlp_adan.progress import progress
 from .corpus import Corpus, Position
 from .encoding import encoder_pool
 from .packing import BlockFormat, Mark, PartWriter, ShardEntry
+from .tokenizer import num_token_ids
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -131,7 +132,7 @@ def block_format(tokenizer: PreTrainedTokenizerBase, block_size: int) -> BlockFo
         prefix=tuple(outer[:begin]),
         suffix=tuple(outer[begin + len(inner) :]),
         separator=separator,
-        vocab_size=len(tokenizer),
+        vocab_size=num_token_ids(tokenizer),
     )
     if form.num_content < 1:
         raise UserError(

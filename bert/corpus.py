@@ -71,6 +71,13 @@ class Corpus(ABC):
         Raises: UserError for the first source that cannot be read, or where there is no text at all.
         """
 
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Report a source that is not what it was when its digest was taken.
+
+        Raises: UserError naming it.
+        """
+
     @property
     def title(self) -> str:
         """The corpus' name without the folders above it."""

@@ -16,9 +16,9 @@ from nlp_adan.progress import progress
 from nlp_adan.storage import sha256_file
 
 from .corpus import Corpus, OnBytes, Position, Source
-from .digests import Digests
+from .digests import Digests, relative_name, stamp
 from .lines import SEEKABLE_ENCODINGS, next_line_start
-from .table_files import MAX_LINE_CHARS, check_parquet, parquet_rows, read_jsonl, read_parquet
+from .table_files import MAX_LINE_CHARS, UNKNOWN_LINE, check_parquet, parquet_rows, read_jsonl, read_parquet
 from .text_files import PIECE_CHARS, check_text, read_text
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -56,7 +56,7 @@ def open_corpus(
     path = Path(data).expanduser()
     if path.is_dir():
         files = _files_in(path)
-        return FileCorpus(data, path, files, encoding, text_column, one_document_per_file is not False)
+        return FileCorpus(data, path, files, encoding, text_column, one_document_per_file is not False, is_folder=True)
     if path.is_file():
         return FileCorpus(data, path.parent, [path], encoding, text_column, one_document_per_file is True)
     if path.exists():
@@ -73,7 +73,8 @@ def open_corpus(
 class FileCorpus(Corpus):
     """A corpus of files.
 
-    folder: what source names are relative to; files: in reading order; the other options as in `open_corpus`.
+    folder: what source names are relative to; files: in reading order; is_folder: whether they are all that the folder
+    holds; the other options as in `open_corpus`.
     """
 
     def __init__(
@@ -84,13 +85,16 @@ class FileCorpus(Corpus):
         encoding: str,
         text_column: str,
         one_document_per_file: bool,
+        is_folder: bool = False,
     ) -> None:
         super().__init__(name)
+        self.is_folder = is_folder
         self.folder = folder
         self.files = list(files)
         self.encoding = encoding
         self.text_column = text_column
         self.one_document_per_file = one_document_per_file
+        self._stamps: dict[Path, list[int]] = {}
 
     @property
     def title(self) -> str:
@@ -111,16 +115,25 @@ class FileCorpus(Corpus):
         return options
 
     def _find_sources(self) -> list[Source]:
-        digests = Digests(self.folder, self.encoding)
         sizes = [_readable(path, lambda file: file.stat().st_size) for path in self.files]
         sources = []
-        with progress(description="Files checked", unit="byte", total=sum(sizes), leave=False) as bar:
+        bar = progress(description="Files checked", unit="byte", total=sum(sizes), leave=False)
+        with Digests(self.folder, self.encoding) as digests, bar:
             for path, size in zip(self.files, sizes, strict=True):
+                self._stamps[path] = _readable(path, stamp)
                 digest = _readable(path, lambda file: digests.sha256(file, self._checked_digest))
-                sources.append(Source(path.relative_to(self.folder).as_posix(), size, digest))
+                sources.append(Source(relative_name(path, self.folder), size, digest))
                 bar.update(size)
-        digests.save()
         return sources
+
+    def check_unchanged(self) -> None:
+        """See `Corpus.check_unchanged`. A change that keeps a file's size and time is not seen."""
+        for path, before in self._stamps.items():
+            if _readable(path, stamp) != before:
+                raise UserError(
+                    f"{path} was changed while it was read: run it again when nothing writes to it any more; "
+                    "what was made of the files before it is kept"
+                )
 
     def _checked_digest(self, path: Path) -> str:
         """SHA-256 of a file; one of text or JSON lines is decoded on the way."""
@@ -195,7 +208,7 @@ class FileCorpus(Corpus):
         limit = PIECE_CHARS if kind == ".txt" else MAX_LINE_CHARS
         with open(path, "rb") as file:
             begin = next_line_start(file, offset, limit)
-        return (begin,) if kind == ".txt" else (begin, 0, 0)
+        return (begin,) if kind == ".txt" else (begin, UNKNOWN_LINE, 0)
 
 
 def _kind(path: Path) -> str:
@@ -204,15 +217,26 @@ def _kind(path: Path) -> str:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files of a known kind under a folder, sorted by their path within it; hidden files and folders left out."""
+    """The files of a known kind under a folder, sorted by their path within it; hidden files and folders left out.
+
+    Links to folders are followed; a folder that is met twice counts once.
+    """
     found: list[Path] = []
     others: Counter[str] = Counter()
 
     def fail(error: OSError) -> None:
         raise _unreadable(Path(error.filename), error) from error
 
-    for root, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    entered = {os.path.realpath(folder)}
+
+    def is_new(path: str) -> bool:
+        target = os.path.realpath(path)
+        known = target in entered
+        entered.add(target)
+        return not known
+
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and is_new(os.path.join(root, name))]
         for name in names:
             if name.startswith("."):
                 continue

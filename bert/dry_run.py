@@ -73,8 +73,9 @@ class _PlannedTokenizer:
         for name in (*SPECIAL_TOKENS, "mask_token_id"):
             setattr(self, name, PAD_ID if name == "pad_token_id" else 0)
 
-    def __len__(self) -> int:
-        return self.vocab_size
+    def get_vocab(self) -> dict[str, int]:
+        """Its last token stands for all."""
+        return {"last": self.vocab_size - 1}
 
 
 def _configuration_name(deepspeed: Any) -> str | None:

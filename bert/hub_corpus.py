@@ -28,7 +28,7 @@ class HubCorpus(Corpus):
         self.path, _, configuration = name.partition(":")
         self.configuration = configuration or None
         self.text_column = text_column
-        self.revision = _find_revision(self.path, missing)
+        self.revision = _find_revision(self.path, self.configuration, missing)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,6 +41,9 @@ class HubCorpus(Corpus):
     def check(self) -> None:
         """See `Corpus.check`."""
         self._check_not_empty()
+
+    def check_unchanged(self) -> None:
+        """See `Corpus.check_unchanged`: a revision stays what it is."""
 
     def read(self, start: Position = (), on_bytes: OnBytes | None = None) -> Iterator[tuple[str, Position]]:
         """See `Corpus.read`. `on_bytes` is told the bytes of the texts: the stream does not tell its own."""
@@ -79,23 +82,29 @@ def load_rows(path: str, configuration: str | None, revision: str | None, skip: 
         Exception
     ) as error:  # whatever the network, the hub or a data set's files make of it: no code of ours is inside
         reason = " ".join(str(error).split())[:200]
+        remedy = (
+            "Name the configuration as `--data NAME:CONFIGURATION`"
+            if "config" in reason.lower()
+            else "Run it again when the hub can be reached, or give local files"
+        )
         raise UserError(
             f"the hub data set {path!r} (configuration {configuration or 'none'}, split {SPLIT!r}) cannot be read: "
-            f"{reason}. Name the configuration as `--data NAME:CONFIGURATION`"
+            f"{reason}. {remedy}"
         ) from error
 
 
-def _find_revision(path: str, missing: str) -> str | None:
+def _find_revision(path: str, configuration: str | None, missing: str) -> str | None:
     """The newest revision of a hub data set; None where the hub is switched off and a cached copy has to do."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         try:
-            next(load_rows(path, None, None), None)
+            next(load_rows(path, configuration, None), None)
         except UserError as error:
             raise UserError(
-                f"{missing}, and the hub data set of this name is not in the local cache while HF_HUB_OFFLINE is set"
+                f"{missing}, and the hub data set of this name is not in the local cache while HF_HUB_OFFLINE is set "
+                f"({error})"
             ) from error
         return None
     try:

@@ -6,6 +6,7 @@ they were finished; then one line with the last, partly filled shards and the fi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -114,6 +115,13 @@ def locked(folder: Path, is_done: Callable[[], bool]) -> Iterator[bool]:
             except BlockingIOError:
                 print(f"another process prepares {folder}: waiting for it", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:  # some network file systems have no locks
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+                print(
+                    f"the file system of {folder} has no locks ({error.strerror}): start one preparation at a time",
+                    flush=True,
+                )
             # The one before may have renamed or removed the folder, and with it the file that is locked now.
             if (folder / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
                 yield True

@@ -18,6 +18,7 @@ from nlp_adan.storage import cache_folder, sha256_file, sha256_json, sync_folder
 from .build import SHARD_BYTES, Plan, block_format
 from .corpus import Corpus
 from .digests import Digests
+from .documents import FileCorpus
 from .encoding import default_num_workers
 from .journal import LOCK, Journal, locked
 from .parts import make_parts, repair, without_special_tokens
@@ -76,7 +77,8 @@ def prepare(
     plan = Plan(corpus, tokenizer, form, valid_fraction, seed, shard_bytes, num_workers)
     inputs = preparation(plan)
     key = sha256_json(inputs)
-    folder = default_folder(key) if folder is None else folder
+    folder = (default_folder(key) if folder is None else folder).expanduser().resolve()
+    _check_outside(corpus, folder)
     partial = unfinished_folder(folder)
     try:
         if not folder.exists():
@@ -91,6 +93,18 @@ def prepare(
     return open_prepared(folder)
 
 
+def _check_outside(corpus: Corpus, folder: Path) -> None:
+    """Raises: UserError where prepared data would become a part of the data that it is made of."""
+    data = corpus.folder.resolve() if isinstance(corpus, FileCorpus) and corpus.is_folder else None
+    if data is not None and folder.is_relative_to(data):
+        inside = folder.relative_to(data).parts
+        if not any(name.startswith(".") for name in inside):  # those are left out when the data is read
+            raise UserError(
+                f"{folder} lies inside the data {corpus.name!r}, which would grow by it: name another folder with "
+                "`--output_dir` (or NLP_ADAN_CACHE, for the cache)"
+            )
+
+
 def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> None:
     """Make all files in `partial`, then give it its name."""
     try:
@@ -103,6 +117,9 @@ def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> No
         found = Journal.read(partial)
         if found is None or not found.entries:
             shutil.rmtree(partial, ignore_errors=True)
+        else:
+            kept = len(found.entries)
+            print(f"{partial} keeps {kept} finished shards for the next preparation into {folder}", flush=True)
         raise
     np.save(partial / COUNTS, without_special_tokens(counts, plan))
     sampled = Path(plan.tokenizer.name_or_path or "") / SAMPLE_RECORD
@@ -136,10 +153,9 @@ def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> No
 
 def _remember(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Know the files of prepared data by their size and time of change, so that a later start need not read them."""
-    digests = Digests(folder)
-    for name, entry in manifest["files"].items():
-        digests.remember(folder / name, entry["sha256"])
-    digests.save()
+    with Digests(folder) as digests:
+        for name, entry in manifest["files"].items():
+            digests.remember(folder / name, entry["sha256"])
 
 
 def _journal(inputs: dict[str, Any], partial: Path) -> Journal:
@@ -190,7 +206,9 @@ def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bo
         for name, state in damaged.items():
             print(f"{folder / name} {state}: making it anew", flush=True)
         with locked(unfinished_folder(folder), lambda: False):
-            repair(plan, folder, manifest, damaged)
+            # Another process may have mended it while this one waited.
+            files = {name: entry for name, entry in manifest["files"].items() if name in damaged}
+            repair(plan, folder, manifest, damaged_files(folder, {"files": files}, read_all=True))
             shutil.rmtree(unfinished_folder(folder))
         _remember(folder, manifest)
 

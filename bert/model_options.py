@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from bert.tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 from nlp_adan.training.recipe import check_range
@@ -71,7 +72,7 @@ def model_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, bloc
                 f"choose `--block_size {num_positions(config)}` or less"
             )
     else:
-        config = _sized_config(options, len(tokenizer), special, block_size)
+        config = _sized_config(options, num_token_ids(tokenizer), special, block_size)
     if options.attn_implementation is not None:
         config._attn_implementation = options.attn_implementation
     return config
@@ -83,7 +84,7 @@ def _named_config(
     if options.model_name_or_path is None:
         assert options.config_name is not None
         config = load_config(options.config_name)
-        config.vocab_size = len(tokenizer)
+        config.vocab_size = num_token_ids(tokenizer)
     else:
         if options.config_name is not None:
             raise UserError(
@@ -91,10 +92,10 @@ def _named_config(
                 f"which has a configuration of its own; leave one of them out"
             )
         config = load_config(options.model_name_or_path, "--model_name_or_path")
-        if len(tokenizer) > config.vocab_size:
+        if num_token_ids(tokenizer) > config.vocab_size:
             raise UserError(
                 f"--model_name_or_path: {options.model_name_or_path!r} knows {config.vocab_size:,} tokens, the "
-                f"tokenizer has {len(tokenizer):,}; leave --tokenizer out to take the model's own"
+                f"tokenizer has {num_token_ids(tokenizer):,}; leave --tokenizer out to take the model's own"
             )
     for name, value in special.items():
         setattr(config, name, value)
@@ -134,7 +135,12 @@ def _family_options(options: ModelOptions, block_size: int, special: dict[str, i
             **dict.fromkeys(names, options.dropout),
             "max_position_embeddings": max(block_size, MIN_ROTARY_POSITIONS),
         }
-    offset = special["pad_token_id"] + 1 if options.model_type == "roberta" else 0  # RoBERTa counts on from there
+    if options.model_type == "roberta" and "pad_token_id" not in special:
+        raise UserError(
+            "--model_type: 'roberta' numbers positions from the padding token on, and the tokenizer has none; choose "
+            "`--model_type bert` or `--model_type modernbert`, or another tokenizer"
+        )
+    offset = special["pad_token_id"] + 1 if options.model_type == "roberta" else 0
     return {
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.dropout,

@@ -53,6 +53,7 @@ def make_parts(plan: Plan, folder: Path, journal: Journal) -> tuple[dict[str, An
     is_finishing = True
     for writer in writers.values():
         writer.finish()
+    plan.corpus.check_unchanged()
     _check_enough(writers, plan)
     counts += writers["train"].counts
     for file in folder.glob(f"{COUNTS_BEFORE}*"):

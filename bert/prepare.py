@@ -129,6 +129,7 @@ def _cached_tokenizer(
         corpus.check()
         sample = CorpusSample(corpus, sample_bytes)
         tokenizer = train_tokenizer(sample, vocab_size, kind)
+        corpus.check_unchanged()
         with new_folder(folder) as temporary:
             tokenizer.save_pretrained(str(temporary))
             write_json(temporary / SAMPLE_RECORD, {"corpus_name": corpus.title, **recipe, "sample": sample.record})

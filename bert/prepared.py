@@ -153,20 +153,19 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any], read_all: bool) -> 
     and time of change.
     """
     wrong = wrong_sizes(folder, manifest)
-    digests = Digests(folder)
     entries = {name: entry["sha256"] for name, entry in manifest["files"].items() if name not in wrong}
     listed = entries.items()
-    for name, expected in (
-        progress(listed, description="Files hashed", unit="file", leave=False) if read_all else listed
-    ):
-        path = folder / name
-        if read_all:
-            found = digests.read(path)
-        elif digests.has(path):
-            found = digests.sha256(path)
-        else:  # copied here: its blocks are checked as they are read
-            continue
-        if found != expected:
-            wrong[name] = "has another content than was written (its SHA-256 differs)"
-    digests.save()
+    with Digests(folder) as digests:
+        for name, expected in (
+            progress(listed, description="Files hashed", unit="file", leave=False) if read_all else listed
+        ):
+            path = folder / name
+            if read_all:
+                found = digests.read(path)
+            elif digests.has(path):
+                found = digests.sha256(path)
+            else:  # copied here: its blocks are checked as they are read
+                continue
+            if found != expected:
+                wrong[name] = "has another content than was written (its SHA-256 differs)"
     return wrong

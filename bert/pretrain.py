@@ -204,7 +204,7 @@ def make_trainer(
     collator = MaskingCollator(
         mask_token_id=tokenizer.mask_token_id,
         special_token_ids=tokenizer.all_special_ids,
-        vocab_size=len(tokenizer),
+        vocab_size=prepared.vocab_size,
         mask_probability=data.mask_probability,
         seed=options.data_seed,
         pad_positions=bool(engine.torch_compile),
@@ -228,7 +228,7 @@ def make_trainer(
         GlueProbe(
             options.probe,
             run,
-            trainer.save_model,
+            lambda folder: trainer.save_model(folder, _internal_call=True),  # not to the hub
             log=trainer.log,
             clocks=(control.clock, meter),
             interrupted=lambda: control.asked_to_stop,

@@ -7,6 +7,8 @@ too); `train-00000.crc` the CRC-32 of each (uint32, little-endian).
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ import numpy.typing as npt
 
 from nlp_adan.errors import UserError
 
-# A training part may have thousands; each takes two file descriptors.
-MAX_OPEN_SHARDS = 64
+# A training part may have thousands, and each takes two file descriptors: of those that a process may have (1,024 by
+# default, `ulimit -n`), some are left to others.
+DESCRIPTORS_FOR_OTHERS = 256
+MIN_OPEN_SHARDS = 64
 CHECKSUM_BYTES = 4
 
 
@@ -30,6 +34,13 @@ def shard_name(part: str, shard: int) -> str:
 def checksum_name(part: str, shard: int) -> str:
     """The file of a shard's checksums."""
     return f"{part}-{shard:05}.crc"
+
+
+def max_open_shards() -> int:
+    """How many shards a process may keep open, by its limit of open files."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+    return max(MIN_OPEN_SHARDS, (allowed - DESCRIPTORS_FOR_OTHERS) // 2)
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,14 @@ class ShardLayout:
 class TokenBlocks:
     """The blocks of one part of prepared data: a sequence of rows of `block_size` tokens.
 
-    Shards are opened when first read from and at most MAX_OPEN_SHARDS are open. An object that goes to another process,
-    forked or pickled, reads there on its own; it is for one thread.
+    Shards are opened when first read from and stay open, `max_open_shards` of them. An object that goes to another
+    process, forked or pickled, reads there on its own; it is for one thread.
     """
 
     def __init__(self, layout: ShardLayout) -> None:
         self._layout = layout
         self._files: dict[int, tuple[int, int]] = {}
+        self._max_open = max_open_shards()
 
     def __len__(self) -> int:
         return self._layout.num_blocks
@@ -112,7 +124,7 @@ class TokenBlocks:
         return self.read([index])[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_layout": self._layout, "_files": {}}
+        return {"_layout": self._layout, "_files": {}, "_max_open": self._max_open}
 
     def __del__(self) -> None:
         for descriptors in getattr(self, "_files", {}).values():
@@ -128,7 +140,7 @@ class TokenBlocks:
         except OSError:
             os.close(content)
             raise
-        if len(self._files) >= MAX_OPEN_SHARDS:
+        if len(self._files) >= self._max_open:
             for descriptor in self._files.pop(next(iter(self._files))):
                 os.close(descriptor)
         self._files[shard] = (content, checksums)

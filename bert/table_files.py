@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from nlp_adan.errors import UserError, nearest
+from nlp_adan.storage import CHUNK_BYTES
 
 from .lines import Lines
 from .text_files import check_decodes, text_pieces
 
 # One JSON line is held in memory as a whole.
 MAX_LINE_CHARS = 1 << 24
+# In the place of the number of lines before an offset that was not read up to.
+UNKNOWN_LINE = -1
 PARQUET_BATCH_ROWS = 64
 # Without it pyarrow reads the whole column of a row group at once.
 PARQUET_BUFFER_BYTES = 1 << 20
@@ -43,24 +46,28 @@ def read_jsonl(
     """The documents of a file of JSON lines (`.gz`: compressed). Blank lines and null texts are left out.
 
     Each comes with the `start` from which the next one is read: the offset of a line in the (decompressed) file, the
-    number of lines before it, the number of pieces of its text that came already.
+    number of lines before it (or UNKNOWN_LINE), the number of pieces of its text that came already.
 
     Raises: UserError naming the line that is not a JSON object or lacks the column, the byte that is not in this
     encoding, or the file whose compressed data is damaged or ends early.
     """
     offset, number, num_pieces = start
+    is_known = number != UNKNOWN_LINE
+
+    def where() -> str:
+        return f"{path}, line {number if is_known else _lines_before(path, lines.begin) + 1}"
+
     with open(path, "rb") as raw:
         try:
             lines = Lines(_decompressed(path, raw), encoding, MAX_LINE_CHARS, universal=False, start=offset)
             for line in lines:
-                number += 1
-                where = f"{path}, line {number}"
+                number += is_known
                 if len(line) >= MAX_LINE_CHARS - 1 and not line.endswith("\n"):
-                    raise UserError(f"{where}: longer than {MAX_LINE_CHARS:,} characters; split the record")
+                    raise UserError(f"{where()}: longer than {MAX_LINE_CHARS:,} characters; split the record")
                 if line.strip():
                     for count, piece in enumerate(text_pieces(_text_of(where, line, column)), start=1):
                         if count > num_pieces:
-                            yield piece, (lines.begin, number - 1, count)
+                            yield piece, (lines.begin, number - is_known, count)
                     on_position(raw.tell())
                 num_pieces = 0
         except EOFError as error:
@@ -80,22 +87,33 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.name.lower().endswith(".gz") else raw
 
 
-def _text_of(where: str, line: str, column: str) -> str:
+def _lines_before(path: Path, offset: int) -> int:
+    """The line ends in the first `offset` bytes of a file."""
+    count = 0
+    with open(path, "rb") as file:
+        while offset and (chunk := file.read(min(offset, CHUNK_BYTES))):
+            count += chunk.count(b"\n")
+            offset -= len(chunk)
+    return count
+
+
+def _text_of(where: Callable[[], str], line: str, column: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         shown = line.strip()[:40]
-        raise UserError(f"{where} is not JSON ({error}): {shown!r}; mend or remove the line") from error
+        raise UserError(f"{where()} is not JSON ({error}): {shown!r}; mend or remove the line") from error
     if not isinstance(record, dict):
-        raise UserError(f"{where} is not a JSON object with a column {column!r} but a {type(record).__name__}")
+        raise UserError(f"{where()} is not a JSON object with a column {column!r} but a {type(record).__name__}")
     if column not in record:
-        raise missing_column(where, column, record)
+        raise missing_column(where(), column, record)
     text = record[column]
     if text is None:
         return ""
     if not isinstance(text, str):
         raise UserError(
-            f"{where}: the column {column!r} holds a {type(text).__name__}, not text; name another with `--text_column`"
+            f"{where()}: the column {column!r} holds a {type(text).__name__}, not text; "
+            "name another with `--text_column`"
         )
     return _SURROGATE.sub("\ufffd", text)  # halves of a surrogate pair, which no encoding can write
 
@@ -124,7 +142,8 @@ def read_parquet(
                     continue
                 for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=[column]):
                     skipped = min(max(0, first_row - num_rows), batch.num_rows)
-                    for row, text in enumerate(batch.column(0).slice(skipped).to_pylist(), start=num_rows + skipped):
+                    for row, text in enumerate(batch.column(0).slice(skipped), start=num_rows + skipped):
+                        text = _string(path, row, text)
                         for count, piece in enumerate(text_pieces(text or ""), start=1):
                             if row > first_row or count > num_pieces:
                                 yield piece, (row, count)
@@ -133,6 +152,17 @@ def read_parquet(
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged parquet data after row {num_rows} ({error}); fetch it again") from error
     on_position(num_bytes)
+
+
+def _string(path: Path, row: int, value: Any) -> str | None:
+    try:
+        text: str | None = value.as_py()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, row {row}: its text is not UTF-8 ({error.reason} at byte {error.start}), which parquet's strings "
+            "are: write the file anew from decoded text"
+        ) from error
+    return text
 
 
 def check_parquet(path: Path, column: str) -> None:
@@ -161,7 +191,8 @@ def _open_parquet(path: Path, column: str) -> Any:
         raise missing_column(str(path), column, names)
     kind = file.schema_arrow.field(column).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    if not any(is_kind(kind) for is_kind in kinds):
         file.close()
         raise UserError(f"{path}: the column {column!r} holds {kind}, not text; name another with `--text_column`")
     return file

@@ -192,6 +192,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def num_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The rows that a model's embedding needs: the largest id and one, for a vocabulary may have holes."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hexadecimal SHA-256 of all that gives a text its ids. Padding, truncation and maximal length do not count."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -27,6 +27,14 @@ MAX_KEPT_CHARS = 1 << 23
 # A longer word comes rarely twice; text without spaces is one.
 MAX_WORD_CHARS = 48
 
+# Tokenized both ways when an encoder is made, so that every process decides alike.
+TRIAL_TEXT = (
+    "It's the dogs' 3rd try, isn't it?  We'll see: \"they've\"\n\n\twon 1,234.5 -- (or 20%)...\r\n"
+    "Caf\u00e9 na\u00efve \u00bdx 3\u00b2 \u2014 \u201cquoted\u201d \u4e2d\u6587\u5b57 \u3053\u3093 e\u0301 "
+    "a\u00a0b \U0001f600! "
+    "snake_case CamelCase x=y+z; http://a.b/c?d=e#f \x1c\x7f end "
+)
+
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
 _ASCII_ONLY_NEXT = r"(?![^\x00-\x7f])"  # else a letter outside of ASCII may belong to the same word
 # GPT-2's pattern, which ByteLevel has; the order of alternatives that cannot match at the same place is free.
@@ -73,18 +81,14 @@ class WordEncoder:
         self._added = [token["content"] for token in parsed["added_tokens"]]
         self._kept: dict[str, bytes] = {}
         self._num_kept_chars = 0
-        self._tried = False
+        # What we know of the tokenizer may be wrong in another version of the library: then do without.
+        if self._pattern is not None and self._by_words(TRIAL_TEXT) != self._whole([TRIAL_TEXT])[0]:
+            self._pattern = None
 
     def encode(self, documents: Sequence[str]) -> list[bytes]:
         """The ids of each document, packed."""
         if self._pattern is None:
             return self._whole(documents)
-        if not self._tried and documents:
-            # What we know of the tokenizer may be wrong in another version of the library: then do without.
-            self._tried = True
-            if self._by_words(documents[0]) != self._whole(documents[:1])[0]:
-                self._pattern = None
-                return self._whole(documents)
         return [self._by_words(document) for document in documents]
 
     def _whole(self, documents: Sequence[str]) -> list[bytes]:

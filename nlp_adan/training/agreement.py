@@ -9,14 +9,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# A rank waits so long for one that does what it does alone: the engine's --ddp_timeout.
-TIMEOUT = datetime.timedelta(hours=6)
+_timeout = datetime.timedelta(hours=6)
+
+
+def wait_at_most(seconds: float) -> None:
+    """How long a rank waits for one that does something alone; to be said before the ranks first agree on anything."""
+    global _timeout
+    _timeout = datetime.timedelta(seconds=seconds)
 
 
 @functools.cache
 def _group(default_group: Any) -> Any:
     """A group of all ranks on the processors' own communication; made together by all ranks, at its first use."""
-    return dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return dist.new_group(backend="gloo", timeout=_timeout)
 
 
 def _reduced(values: torch.Tensor, operation: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from nlp_adan.training.agreement import largest_over_ranks
 from nlp_adan.training.budget import RunClock
-from nlp_adan.training.signals import SIGNALS
+from nlp_adan.training.signals import Handlers, handle_signals, restore_signals
 
 # A launcher may hand on a signal that has come to the rank directly too; so long it counts as the same request.
 SAME_REQUEST_SECONDS = 5.0
@@ -50,7 +50,7 @@ class RunControl(TrainerCallback, ExportableState):
         self._received = 0
         self._received_at = 0.0
         self._saved_step = -1
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous: Handlers = {}
 
     @property
     def progress(self) -> float:
@@ -86,7 +86,7 @@ class RunControl(TrainerCallback, ExportableState):
         if self.stop_file is not None and state.is_world_process_zero:
             self.stop_file.unlink(missing_ok=True)  # it asked an earlier start to stop
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+            self._previous = handle_signals(self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -131,6 +131,5 @@ class RunControl(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.clock.pause()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        restore_signals(self._previous)
         self._previous = {}

@@ -1,9 +1,11 @@
-"""Whether a DeepSpeed configuration is one, and leaves to the command line what the command line says."""
+"""What a DeepSpeed configuration says: whether it is one, and leaves to the command line what that says."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nlp_adan.errors import UserError
@@ -53,6 +55,14 @@ def _zero_settings(zero: Mapping[str, Any], origin: str) -> Any:
         raise UserError(
             f"--deepspeed: {origin}: {where}: {first['msg']}, found {first['input']!r}; start from one of ds_configs/"
         ) from error
+
+
+def zero_stage(config: Any) -> int | None:
+    """The ZeRO stage of a DeepSpeed configuration, a file's path or a mapping; None where it has none."""
+    if isinstance(config, (str, Path)):
+        config = json.loads(Path(config).read_text(encoding="utf-8"))
+    block = config.get("zero_optimization") if isinstance(config, dict) else None
+    return block.get("stage") if isinstance(block, dict) else None
 
 
 def check_deepspeed_matches(config: Any, origin: str) -> None:

@@ -7,11 +7,9 @@ loss that does not depend on how a batch is split, and defaults that fit a machi
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +22,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.param_groups import decay_parameter_names
 from nlp_adan.training.callbacks import Bar
+from nlp_adan.training.deepspeed_checks import zero_stage
 from nlp_adan.training.environment import share_cpu_cores
 from nlp_adan.training.option_checks import REFUSED, check_given, check_made
 from nlp_adan.training.precision import chosen_precision, detect_device
@@ -132,14 +131,6 @@ class EngineOptions(TrainingArguments):
     def num_sequences_per_step(self) -> int:
         """Sequences of one optimizer step over all ranks and micro-batches."""
         return int(self.train_batch_size * self.gradient_accumulation_steps * self.world_size)
-
-
-def zero_stage(config: Any) -> int | None:
-    """The ZeRO stage of a DeepSpeed configuration, a file's path or a mapping; None where it has none."""
-    if isinstance(config, (str, Path)):
-        config = json.loads(Path(config).read_text(encoding="utf-8"))
-    block = config.get("zero_optimization") if isinstance(config, dict) else None
-    return block.get("stage") if isinstance(block, dict) else None
 
 
 class Engine(Trainer):

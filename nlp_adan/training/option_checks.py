@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,16 @@ def _check_workers(options: Any) -> None:
     check_range("dataloader_num_workers", options.dataloader_num_workers, 0)
     if options.dataloader_prefetch_factor is not None:
         check_range("dataloader_prefetch_factor", options.dataloader_prefetch_factor, 1)
-    for option in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
+    start = options.dataloader_multiprocessing_context
+    known = multiprocessing.get_all_start_methods()
+    if start is not None and start not in known:
+        raise UserError(
+            f"--dataloader_multiprocessing_context: {start!r} is no way to start a process here"
+            f"{nearest(str(start), known)}; choose one of {', '.join(known)}"
+        )
+    for option in (
+        "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    ):  # fmt: skip
         if getattr(options, option) and not options.dataloader_num_workers:
             raise UserError(
                 f"--{option}: it is about the processes that load data, and there are none; "

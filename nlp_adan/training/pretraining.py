@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from nlp_adan.errors import UserError
+from nlp_adan.training.agreement import wait_at_most
 from nlp_adan.training.budget import UNBOUNDED_STEPS, budget_schedule
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions
@@ -82,6 +83,7 @@ class PretrainingEngine(Engine):
         options: Any = args
         if control.budget_seconds is not None:
             _check_whole_steps(options)
+        wait_at_most(options.ddp_timeout)
         options.ignore_data_skip = True  # the sampler begins where the run stands
         if options.max_steps < 0:  # the Trainer wants to know it at once
             samples = train_dataset.num_samples * options.num_train_epochs
@@ -152,6 +154,7 @@ class PretrainingEngine(Engine):
             pin_memory=options.dataloader_pin_memory and options.device.type == "cuda",
             persistent_workers=options.dataloader_persistent_workers,
             prefetch_factor=options.dataloader_prefetch_factor,
+            multiprocessing_context=options.dataloader_multiprocessing_context,
         )
         return PositionLoader(batches, options.device, self.meter)
 

@@ -6,13 +6,26 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 # The exit code of a run that wants to be resumed: sysexits.h's EX_TEMPFAIL.
 RESUME_EXIT_CODE = 75
 # A scheduler's end of time, a keyboard's interrupt, a scheduler's warning.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+Handlers = dict[signal.Signals, Any]
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Handlers:
+    """Let `handler` answer SIGNALS; who answered them before."""
+    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+
+def restore_signals(previous: Handlers) -> None:
+    """Undo `handle_signals`."""
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -28,12 +41,11 @@ def exits_to_be_resumed(how: str) -> Iterator[None]:
             print(told, file=sys.stderr, flush=True)
         raise SystemExit(RESUME_EXIT_CODE)
 
-    previous = {number: signal.signal(number, leave) for number in SIGNALS}
+    previous = handle_signals(leave)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore_signals(previous)
 
 
 def ignore_signals(worker_id: int = 0) -> None:

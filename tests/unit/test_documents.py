@@ -252,7 +252,7 @@ def test_hub_name_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     """The loading code on a data set's folder, which the datasets library reads as it reads the hub's."""
     write_jsonl(tmp_path / "train.jsonl", {"text": "one\r\nline"}, {"text": None}, {"text": "two"})
     write_jsonl(tmp_path / "test.jsonl", {"text": "never"})
-    monkeypatch.setattr(hub_corpus, "_find_revision", lambda path, missing: "abc")
+    monkeypatch.setattr(hub_corpus, "_find_revision", lambda *given: "abc")
     corpus = HubCorpus(str(tmp_path), "text", "missing")
     corpus.check()
     assert list(corpus.documents()) == ["one\nline", "two"]
@@ -272,7 +272,7 @@ def test_hub_name_and_configuration_reach_the_library(monkeypatch: pytest.Monkey
         calls.append((path, configuration, options))
         return iter([{"body": "words"}])
 
-    monkeypatch.setattr(hub_corpus, "_find_revision", lambda path, missing: "abc")
+    monkeypatch.setattr(hub_corpus, "_find_revision", lambda *given: "abc")
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = open_corpus("someone/some-texts:english", text_column="body")
     assert list(corpus.documents()) == ["words"]

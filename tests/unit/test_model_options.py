@@ -22,8 +22,8 @@ class Tokenizer:
     def __init__(self, num_tokens: int = 50) -> None:
         self.num_tokens = num_tokens
 
-    def __len__(self) -> int:
-        return self.num_tokens
+    def get_vocab(self) -> dict[str, int]:
+        return {str(token): token for token in range(self.num_tokens)}
 
 
 def test_goes_on_from_weights(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def parse(*words: str) -> Options:
         ("--lr_scheduler_type reduce_lr_on_plateau --max_hours 1 " + " ".join(EVALUATES),
          "--lr_scheduler_type: .*reduce_lr_on_plateau does not go by the time"),
         ("--lr_scheduler_type cosine_with_min_lr --max_hours 1", "--lr_scheduler_type cosine_with_min_lr"),
+        # The loader's processes.
+        ("--dataloader_multiprocessing_context spawn", "there are none; add `--dataloader_num_workers 1`"),
+        ("--dataloader_num_workers 1 --dataloader_multiprocessing_context spwan", r"did you mean 'spawn'\?"),
         # JSON, and the file that may take its place.
         ("--lr_scheduler_kwargs {bad", r"--lr_scheduler_kwargs: '\{bad' is not JSON .*'\{\"name\": value\}'"),
         ("--lr_scheduler_kwargs num_cycles=2", r"--lr_scheduler_kwargs: 'num_cycles=2' is not JSON"),
@@ -122,6 +125,7 @@ def test_a_pretraining_option_that_cannot_act_is_refused(words: str, told: str) 
         "--lr_scheduler_type cosine --max_hours 1",
         "--lr_scheduler_type constant_with_warmup --max_hours 1",
         "--dataloader_num_workers 2 --dataloader_persistent_workers True --dataloader_prefetch_factor 4",
+        "--dataloader_num_workers 1 --dataloader_multiprocessing_context spawn",
         "--metric_for_best_model eval_mlm_loss --load_best_model_at_end True --save_steps 10 " + " ".join(EVALUATES),
         "--metric_for_best_model top5_accuracy",
         "--num_train_epochs 2 --max_steps -1",

@@ -56,7 +56,7 @@ def flip(file: Path, place: int, keep_time: bool = False) -> None:
 
 
 def test_blocks_by_number(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards, "max_open_shards", lambda: 2)
     files = sorted(data.folder.glob("train-*.bin"))
     rows = np.concatenate([np.fromfile(file, np.uint16).reshape(-1, 32) for file in files])
     assert len(files) > 10 and len(rows) == len(data.train)

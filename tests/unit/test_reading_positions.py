@@ -88,7 +88,7 @@ def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_corpus, "_find_revision", lambda path, missing: "abc")
+    monkeypatch.setattr(hub_corpus, "_find_revision", lambda *given: "abc")
     monkeypatch.setattr(text_files, "PIECE_CHARS", 17)
     rows = [{"text": text} for text in ("one", None, "a long one " * 4, "last")]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
