@@ -90,9 +90,9 @@ def _misspelled(text: str, generator: random.Random) -> str:
 
 def train_tokenizer(text: Path, folder: Path, vocab_size: int) -> None:
     """The tokenizer that both sides use."""
-    from bert.documents import open_corpus
-    from bert.sample import CorpusSample
     from bert.tokenizer import train_tokenizer
+    from nlp_adan.corpora.documents import open_corpus
+    from nlp_adan.corpora.sample import CorpusSample
 
     train_tokenizer(CorpusSample(open_corpus(str(text)), 20_000_000), vocab_size).save_pretrained(str(folder))
 
@@ -261,7 +261,7 @@ def parse() -> argparse.Namespace:
 
 def builtin_text(folder: Path) -> Path:
     """The built-in corpus as a text file."""
-    from bert.documents import open_corpus
+    from nlp_adan.corpora.documents import open_corpus
 
     path = folder / "builtin.txt"
     path.write_text("\n\n".join(open_corpus(None).documents()), encoding="utf-8")

@@ -28,7 +28,7 @@ from mlm_sides import PHASES, SIDES, WARM_UP_STEPS, Data, Shape, load_data, trai
 from optimizer_step import STEADY
 
 import nlp_adan  # noqa: F401, makes optim="adan" valid
-from bert.builtin_corpus import builtin_corpus_file
+from nlp_adan.corpora.builtin_corpus import builtin_corpus_file
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.storage import finite, write_json
 from nlp_adan.training.engine import quiet_libraries

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from bert.builtin_corpus import builtin_corpus_file
 from bert.model_options import ModelOptions, model_config
 from bert.plan import Devices, Workload, make_plan
+from nlp_adan.corpora.builtin_corpus import builtin_corpus_file
 from nlp_adan.errors import UserError
 from nlp_adan.training.environment import num_cpu_cores
 

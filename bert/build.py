@@ -10,11 +10,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlp_adan.corpora.corpus import Corpus, Position
+from nlp_adan.corpora.encoding import encoder_pool
 from nlp_adan.errors import UserError
 from nlp_adan.progress import progress
 
-from .corpus import Corpus, Position
-from .encoding import encoder_pool
 from .packing import BlockFormat, Mark, PartWriter, ShardEntry
 from .tokenizer import num_token_ids
 

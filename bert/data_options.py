@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .sample import DEFAULT_SAMPLE_BYTES
+from nlp_adan.corpora.sample import DEFAULT_SAMPLE_BYTES
 
 
 @dataclasses.dataclass

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_adan.corpora.corpus import Corpus
+from nlp_adan.corpora.digests import Digests
+from nlp_adan.corpora.documents import FileCorpus
+from nlp_adan.corpora.encoding import default_num_workers
 from nlp_adan.errors import UserError
 from nlp_adan.storage import cache_folder, sha256_file, sha256_json, sync_folder
 
 from .build import SHARD_BYTES, Plan, block_format
-from .corpus import Corpus
-from .digests import Digests
-from .documents import FileCorpus
-from .encoding import default_num_workers
 from .journal import LOCK, Journal, locked
 from .parts import make_parts, repair, without_special_tokens
 from .prepared import (

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nlp_adan.corpora.corpus import Position
 from nlp_adan.storage import sync_folder
 
-from .corpus import Position
 from .shards import checksum_name, shard_name
 
 TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_adan.corpora.corpus import Corpus
+from nlp_adan.corpora.documents import open_corpus
+from nlp_adan.corpora.sample import DEFAULT_SAMPLE_BYTES, CorpusSample
 from nlp_adan.errors import UserError
 from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
 
 from .build import SHARD_BYTES
-from .corpus import Corpus
 from .data_options import CorpusOptions
-from .documents import open_corpus
 from .making import SAMPLE_RECORD, default_folder, prepare
 from .prepared import PreparedData, is_prepared, open_prepared
-from .sample import DEFAULT_SAMPLE_BYTES, CorpusSample
 from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, tokenizer_digest, train_tokenizer
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nlp_adan.corpora.digests import Digests
 from nlp_adan.errors import UserError
 from nlp_adan.progress import progress
 from nlp_adan.storage import sha256_json, write_json
 
-from .digests import Digests
 from .shards import ShardLayout, TokenBlocks
 
 if TYPE_CHECKING:

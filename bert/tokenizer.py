@@ -42,9 +42,9 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of exactly `vocab_size` tokens, special ones included; the same text gives the same tokenizer.
 
-    documents: all of them are used (`bert.sample` bounds them); an iterator is kept in memory where it is needed twice;
-    kind: "bpe" (byte-level, cased, no unknown tokens: RoBERTa's) or "wordpiece" (uncased: BERT's); model_max_length:
-    tokens, None: no limit.
+    documents: all of them are used (`nlp_adan.corpora.sample` bounds them); an iterator is kept in memory where it is
+    needed twice; kind: "bpe" (byte-level, cased, no unknown tokens: RoBERTa's) or "wordpiece" (uncased: BERT's);
+    model_max_length: tokens, None: no limit.
 
     Raises: UserError for a vocabulary larger than the text supports or smaller than its alphabet.
     """

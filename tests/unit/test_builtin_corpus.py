@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bert import builtin_corpus, docstrings
-from bert.builtin_corpus import Package, builtin_corpus_file, cache_key, documents, find_packages
-from bert.documents import open_corpus
+from nlp_adan.corpora import builtin_corpus, docstrings
+from nlp_adan.corpora.builtin_corpus import Package, builtin_corpus_file, cache_key, documents, find_packages
+from nlp_adan.corpora.documents import open_corpus
 from nlp_adan.errors import UserError
 
 NUMPY_STYLE = """

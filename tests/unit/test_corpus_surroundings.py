@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from bert import digests, hub_corpus
 from bert.build import Plan, block_format
-from bert.corpus import OnBytes, Position
-from bert.digests import Digests
-from bert.documents import FileCorpus, open_corpus
-from bert.hub_corpus import HubCorpus
 from bert.journal import Journal, locked
 from bert.making import prepare, unfinished_folder
 from bert.parts import repair
 from bert.prepare import prepare_pretraining_data
 from bert.tokenizer import num_token_ids, train_tokenizer
+from nlp_adan.corpora import digests, hub_corpus
+from nlp_adan.corpora.corpus import OnBytes, Position
+from nlp_adan.corpora.digests import Digests
+from nlp_adan.corpora.documents import FileCorpus, open_corpus
+from nlp_adan.corpora.hub_corpus import HubCorpus
 from nlp_adan.errors import UserError
 from tests.corpora import contents, make_documents, write_texts
 

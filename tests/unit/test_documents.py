@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert import hub_corpus
-from bert.documents import FileCorpus, open_corpus
-from bert.hub_corpus import HubCorpus
-from bert.text_files import PIECE_CHARS, pieces, text_pieces
+from nlp_adan.corpora import hub_corpus
+from nlp_adan.corpora.documents import FileCorpus, open_corpus
+from nlp_adan.corpora.hub_corpus import HubCorpus
+from nlp_adan.corpora.text_files import PIECE_CHARS, pieces, text_pieces
 from nlp_adan.errors import EXIT_CODE, UserError
 
 
@@ -302,7 +302,7 @@ def test_hub_data_set_not_found(
 def test_hub_switched_off(tmp_path: Path) -> None:
     """In a process of its own: the libraries read the variable when they are first imported."""
     code = (
-        "from bert.documents import open_corpus; from nlp_adan.errors import exit_on_user_error as report\n"
+        "from nlp_adan.corpora.documents import open_corpus; from nlp_adan.errors import exit_on_user_error as report\n"
         "with report(): open_corpus('someone/nothing-of-this-name')"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

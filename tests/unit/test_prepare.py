@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from bert import build, making, packing, prepare
 from bert.build import IsValid, Plan, block_format
-from bert.documents import open_corpus
 from bert.packing import BlockFormat, PartWriter, ShardEntry
 from bert.prepare import open_prepared, prepare_pretraining_data
 from bert.provenance import preparation
 from bert.shards import shard_name
 from bert.tokenizer import train_tokenizer
+from nlp_adan.corpora.documents import open_corpus
 from nlp_adan.errors import UserError
 from tests.corpora import make_documents
 

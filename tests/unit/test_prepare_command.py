@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bert import table_files
 from bert.data_options import CorpusOptions
-from bert.documents import open_corpus
 from bert.prepare import prepare_corpus
 from bert.prepare_command import PrepareOptions, main
 from bert.prepared import PreparedData, open_prepared
 from bert.tokenizer import train_tokenizer
+from nlp_adan.corpora import table_files
+from nlp_adan.corpora.documents import open_corpus
 from nlp_adan.errors import EXIT_CODE, UserError
 from tests.corpora import contents, make_documents, write_texts
 

@@ -15,13 +15,13 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from bert import making, packing
-from bert.documents import open_corpus
-from bert.encoding import EncoderPool
 from bert.journal import Journal
 from bert.making import prepare, unfinished_folder
 from bert.packing import PartWriter
 from bert.prepared import open_prepared
 from bert.tokenizer import train_tokenizer
+from nlp_adan.corpora.documents import open_corpus
+from nlp_adan.corpora.encoding import EncoderPool
 from nlp_adan.errors import UserError
 from tests.corpora import contents, make_documents, write_texts
 

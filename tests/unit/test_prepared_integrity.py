@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from bert import digests, documents, making, shards
-from bert.documents import open_corpus
+from bert import making, shards
 from bert.making import prepare
 from bert.prepare_command import verify
 from bert.prepared import PreparedData, open_prepared
 from bert.tokenizer import train_tokenizer
+from nlp_adan.corpora import digests, documents
+from nlp_adan.corpora.documents import open_corpus
 from nlp_adan.errors import UserError
 from tests.corpora import contents, make_documents, write_texts
 

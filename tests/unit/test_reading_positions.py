@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert import documents, hub_corpus, table_files, text_files
-from bert.corpus import Corpus
-from bert.documents import open_corpus
-from bert.hub_corpus import HubCorpus
-from bert.sample import CorpusSample
+from nlp_adan.corpora import documents, hub_corpus, table_files, text_files
+from nlp_adan.corpora.corpus import Corpus
+from nlp_adan.corpora.documents import open_corpus
+from nlp_adan.corpora.hub_corpus import HubCorpus
+from nlp_adan.corpora.sample import CorpusSample
 from tests.corpora import make_documents
 
 FRAGMENTS = st.sampled_from(["a", "bc def", "é日", " ", "\n", "\r\n", "\r", "\n\n", "\t\n", "long" * 9])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from bert import word_encoder
-from bert.encoding import EncoderPool, encoder_pool
 from bert.tokenizer import train_tokenizer
-from bert.word_encoder import BYTE_LEVEL_WORDS, WordEncoder, words_pattern
+from nlp_adan.corpora import word_encoder
+from nlp_adan.corpora.encoding import EncoderPool, encoder_pool
+from nlp_adan.corpora.word_encoder import BYTE_LEVEL_WORDS, WordEncoder, words_pattern
 from nlp_adan.errors import UserError
 from tests.corpora import make_documents
 

@@ -1,7 +1,7 @@
 """Token ids of documents, fast: the ids of a document are those of its words, and a word is tokenized once.
 
-Run as a script it is a worker process: `bert.encoding` starts it and sends it batches of documents. It needs nothing
-but the standard library and `tokenizers`, so that it starts in a sixth of a second and takes little memory.
+Run as a script it is a worker process: `nlp_adan.corpora.encoding` starts it and sends it batches of documents. It
+needs nothing but the standard library and `tokenizers`: it starts in a sixth of a second and takes little memory.
 
 What a "word" is depends on the tokenizer. A document may be cut where the tokenizer itself always cuts, whatever stands
 before and after; the patterns below cut only there. Around characters outside of ASCII they cut at white space only and

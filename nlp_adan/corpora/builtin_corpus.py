@@ -2,7 +2,7 @@
 
 The docstrings of Python's standard library, of its manual pages (pydoc's topics) and of the packages that the toolkit
 depends on, made once for each set of package versions and kept in the cache folder. Nothing is downloaded, and no
-package is imported: `bert.docstrings` parses their files, in worker processes that start it as a script.
+package is imported: `nlp_adan.corpora.docstrings` parses their files, in worker processes that start it as a script.
 """
 
 from __future__ import annotations
