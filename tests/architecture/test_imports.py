@@ -22,6 +22,7 @@ ALLOWED = {
     "nlp_adan": ("nlp_adan.adan", "nlp_adan.integrations", "nlp_adan.errors"),
     "nlp_adan.training": ("nlp_adan",),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
+    "nlp_adan.pretraining": ("nlp_adan",),
     "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.options", "nlp_adan.errors"),
     "nlp_adan.adan": tuple(
         f"nlp_adan.{name}" for name in ("batches", "update", "kernels", "options", "clipping", "state_formats")

@@ -1,0 +1,1 @@
+"""A pretraining run, whatever its model: from options to a trained model, its plan, its report and its card."""
