@@ -46,3 +46,9 @@ def largest_over_ranks(*values: float) -> list[float]:
 def wait_for_all_ranks() -> None:
     """Return when every rank has come here."""
     largest_over_ranks(0.0)
+
+
+def sum_of_floats_over_ranks(*values: float) -> list[float]:
+    """The sum of each value over the ranks. Every rank has to call it."""
+    sums: list[float] = _reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.SUM).tolist()
+    return sums

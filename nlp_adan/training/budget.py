@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, get_scheduler
 
 from nlp_adan.errors import UserError
+from nlp_adan.training.schedules import replace, warm_up
 
 # The schedules of transformers count whole steps: the budget is divided into so many.
 VIRTUAL_STEPS = 1_000_000
@@ -91,18 +92,11 @@ def budget_schedule(args: TrainingArguments, optimizer: Optimizer, progress: Cal
             f"--lr_scheduler_type: {args.lr_scheduler_type.value} does not go by the time; with --max_hours choose "
             "linear, cosine, polynomial or another schedule with an end"
         )
-    num_warmup = 0 if share else args.warmup_steps
+    warm = warm_up(0 if share else int(args.warmup_steps))
 
     def factor(of_progress: Callable[[int], float]) -> Callable[[int], float]:
-        def at(step: int) -> float:
-            warm = min(1.0, (step + 1) / num_warmup) if num_warmup else 1.0
-            # The first step has used nothing of the budget; with a rate of 0 it would be lost.
-            return warm * of_progress(max(1, min(VIRTUAL_STEPS, round(progress() * VIRTUAL_STEPS))))
+        # The first step has used nothing of the budget; with a rate of 0 it would be lost.
+        return lambda step: warm(step) * of_progress(max(1, min(VIRTUAL_STEPS, round(progress() * VIRTUAL_STEPS))))
 
-        return at
-
-    scheduler.lr_lambdas = [factor(each) for each in scheduler.lr_lambdas]
-    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
-        group["lr"] = rate * scheduler.lr_lambdas[0](0)  # that of the first step was set by the functions replaced
-    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+    replace(scheduler, [factor(each) for each in scheduler.lr_lambdas])
     return scheduler
