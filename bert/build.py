@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_adan.corpora.corpus import Corpus, Position
 from nlp_adan.corpora.encoding import encoder_pool
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.progress import progress
 
 from .packing import BlockFormat, Mark, PartWriter, ShardEntry
-from .tokenizer import num_token_ids
 
 if TYPE_CHECKING:
     from tqdm import tqdm

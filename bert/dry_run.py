@@ -12,9 +12,9 @@ import torch
 from bert.model_options import SPECIAL_TOKENS, model_config
 from bert.plan import GIB, Devices, Plan, Workload, make_plan
 from bert.prepare import prepare_corpus
-from bert.prepared import is_prepared
 from bert.tokenizer import load_tokenizer
 from nlp_adan.corpora.documents import open_corpus
+from nlp_adan.corpora.manifest import is_prepared
 from nlp_adan.errors import UserError
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import check_range

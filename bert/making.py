@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_adan.corpora.corpus import Corpus
-from nlp_adan.corpora.digests import Digests
 from nlp_adan.corpora.documents import FileCorpus
 from nlp_adan.corpora.encoding import default_num_workers
+from nlp_adan.corpora.manifest import (
+    BLOCKS,
+    damaged_files,
+    differences,
+    options_that_differ,
+    read_manifest,
+    remember_files,
+    sources_that_differ,
+    write_manifest,
+)
 from nlp_adan.errors import UserError
 from nlp_adan.storage import cache_folder, sha256_file, sha256_json, sync_folder
 
 from .build import SHARD_BYTES, Plan, block_format
 from .journal import LOCK, Journal, locked
 from .parts import make_parts, repair, without_special_tokens
-from .prepared import (
-    COUNTS,
-    TOKENIZER,
-    PreparedData,
-    damaged_files,
-    open_prepared,
-    read_manifest,
-    write_manifest,
-)
-from .provenance import num_equal_sources, options_that_differ, preparation, sources_that_differ
+from .prepared import COUNTS, TOKENIZER, PreparedData, open_prepared
+from .provenance import num_equal_sources, preparation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,14 +148,7 @@ def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> No
     partial.rename(folder)
     (folder / LOCK).unlink(missing_ok=True)  # not before: another process would take what is left for its own
     sync_folder(folder.parent)
-    _remember(folder, manifest)
-
-
-def _remember(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Know the files of prepared data by their size and time of change, so that a later start need not read them."""
-    with Digests(folder) as digests:
-        for name, entry in manifest["files"].items():
-            digests.remember(folder / name, entry["sha256"])
+    remember_files(folder, manifest)
 
 
 def _journal(inputs: dict[str, Any], partial: Path) -> Journal:
@@ -191,14 +184,10 @@ def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bo
     """
     with suppress(OSError):
         (folder / LOCK).unlink(missing_ok=True)  # of a start that was killed at its very end
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, BLOCKS)
     if manifest["inputs"] != inputs:
-        sources = sources_that_differ(manifest["inputs"], inputs)
-        options = options_that_differ(manifest["inputs"], inputs)
-        told = [f"changed since: {', '.join(sources)}"] if sources else []
-        told += [f"different: {', '.join(options)}"] if options else []
         raise UserError(
-            f"{folder} holds data prepared from other inputs ({'; '.join(told)}): "
+            f"{folder} holds data prepared from other inputs ({differences(manifest['inputs'], inputs)}): "
             "name another folder with `--output_dir`, or delete this one"
         )
     damaged = damaged_files(folder, manifest, read_all=verify)
@@ -210,7 +199,7 @@ def _open_or_repair(plan: Plan, inputs: dict[str, Any], folder: Path, verify: bo
             files = {name: entry for name, entry in manifest["files"].items() if name in damaged}
             repair(plan, folder, manifest, damaged_files(folder, {"files": files}, read_all=True))
             shutil.rmtree(unfinished_folder(folder))
-        _remember(folder, manifest)
+        remember_files(folder, manifest)
 
 
 def _no_space(plan: Plan, partial: Path, error: OSError) -> UserError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from bert.tokenizer import num_token_ids
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 from nlp_adan.training.recipe import check_range

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from nlp_adan.corpora.corpus import Corpus
 from nlp_adan.corpora.documents import open_corpus
+from nlp_adan.corpora.manifest import is_prepared
+from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest
 from nlp_adan.corpora.sample import DEFAULT_SAMPLE_BYTES, CorpusSample
 from nlp_adan.errors import UserError
 from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
@@ -14,8 +16,8 @@ from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
 from .build import SHARD_BYTES
 from .data_options import CorpusOptions
 from .making import SAMPLE_RECORD, default_folder, prepare
-from .prepared import PreparedData, is_prepared, open_prepared
-from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, tokenizer_digest, train_tokenizer
+from .prepared import PreparedData, open_prepared
+from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

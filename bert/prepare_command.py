@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bert.data_options import CorpusOptions
 from bert.prepare import prepare_corpus
-from bert.prepared import PreparedData, damaged_files, is_prepared, read_manifest
+from bert.prepared import PreparedData
+from nlp_adan.corpora.manifest import BLOCKS, damaged_files, is_prepared, read_manifest
 from nlp_adan.errors import UserError
 from nlp_adan.training.recipe import CommandParser, check_range, word_value
 
@@ -77,7 +78,7 @@ def verify(folder: Path) -> str:
 
     Raises: UserError naming those that are not as they were written.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, BLOCKS)
     damaged = damaged_files(folder, manifest, read_all=True)
     if damaged:
         named = "; ".join(f"{name} {state}" for name, state in sorted(damaged.items()))

@@ -1,16 +1,16 @@
-"""What prepared data is made from: told apart by a key, and what differs between two of them in words."""
+"""What prepared data is made from: told apart by a key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest
+
 from .build import Plan
-from .tokenizer import tokenizer_digest
 
 # Counted up when the same inputs would give other files.
 FORMAT_VERSION = 2
-MAX_NAMED = 3
 
 
 def preparation(plan: Plan) -> dict[str, Any]:
@@ -24,26 +24,6 @@ def preparation(plan: Plan) -> dict[str, Any]:
         "shard_bytes": plan.shard_bytes,
         "format": FORMAT_VERSION,
     }
-
-
-def options_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of the inputs other than the sources that differ between two preparations."""
-    names = {name for name in {*before, *now} - {"corpus"} if before.get(name) != now.get(name)}
-    options = [inputs.get("corpus", {}).get("options", {}) for inputs in (before, now)]
-    names |= {name for name in {*options[0], *options[1]} if options[0].get(name) != options[1].get(name)}
-    return sorted("tokenizer" if name == "tokenizer_sha256" else name for name in names)
-
-
-def sources_that_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The sources that changed, are missing or are new, in words; the first few."""
-    old, new = (
-        {source["path"]: source["sha256"] for source in inputs.get("corpus", {}).get("sources", [])}
-        for inputs in (before, now)
-    )
-    found = [f"{path} changed" for path in old if path in new and old[path] != new[path]]
-    found += [f"{path} is missing" for path in old if path not in new]
-    found += [f"{path} is new" for path in new if path not in old]
-    return found if len(found) <= MAX_NAMED else [*found[:MAX_NAMED], f"{len(found) - MAX_NAMED} more differ"]
 
 
 def num_equal_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> int:

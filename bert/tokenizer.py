@@ -6,18 +6,14 @@ saved loads again with `AutoTokenizer` to equal ids, whatever class the model's 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from nlp_adan.corpora import pretrained_tokenizer
 from nlp_adan.errors import UserError, nearest
-from nlp_adan.hub import check_name
-from nlp_adan.storage import sha256_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -165,48 +161,14 @@ def _wrap(backend: Tokenizer, kind: TokenizerKind, model_max_length: int | None)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of a local folder or of the hub, through AutoTokenizer.
+    """A tokenizer of a local folder or of the hub, for masked language models.
 
-    Raises: UserError where there is none, or where it has no mask token or no special tokens around a sequence.
+    Raises: UserError where there is none, or where it has no mask token.
     """
-    from transformers import AutoTokenizer
-
-    path = Path(name_or_path).expanduser()
-    is_local = path.is_dir()
-    if is_local and not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UserError(
-            f"the folder {name_or_path!r} holds no tokenizer (tokenizer.json): name one saved by transformers"
-        )
-    if not is_local:
-        check_name(name_or_path, "--tokenizer")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path) if is_local else name_or_path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--tokenizer: {name_or_path!r} holds no tokenizer that loads ({reason})") from error
+    tokenizer = pretrained_tokenizer.load_tokenizer(name_or_path)
     if tokenizer.mask_token_id is None:
         raise UserError(
             f"the tokenizer {name_or_path!r} has no mask token, which masked language modelling needs: choose that of "
             "a BERT or RoBERTa, or leave `--tokenizer` out to train one"
         )
     return tokenizer
-
-
-def num_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The rows that a model's embedding needs: the largest id and one, for a vocabulary may have holes."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hexadecimal SHA-256 of all that gives a text its ids. Padding, truncation and maximal length do not count."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        state: Any = sorted(chain(tokenizer.get_vocab().items(), tokenizer.get_added_vocab().items()))
-    else:
-        state = json.loads(backend.to_str())
-        state.update(padding=None, truncation=None)
-    return sha256_json({"state": state, "special": {name: str(token) for name, token in _special_tokens(tokenizer)}})
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, Any]]:
-    return sorted(tokenizer.special_tokens_map.items())

@@ -37,7 +37,7 @@ ALLOWED = {
     "nlp_adan.errors": (),
     "nlp_adan.storage": ("nlp_adan.errors",),
     "nlp_adan.progress": (),
-    "nlp_adan.corpora": ("nlp_adan.errors", "nlp_adan.storage", "nlp_adan.progress"),
+    "nlp_adan.corpora": ("nlp_adan.errors", "nlp_adan.hub", "nlp_adan.storage", "nlp_adan.progress"),
 }
 # The optimizer's own modules need torch and nothing else outside the standard library.
 TORCH_ONLY = tuple(

@@ -20,12 +20,13 @@ from bert.journal import Journal, locked
 from bert.making import prepare, unfinished_folder
 from bert.parts import repair
 from bert.prepare import prepare_pretraining_data
-from bert.tokenizer import num_token_ids, train_tokenizer
+from bert.tokenizer import train_tokenizer
 from nlp_adan.corpora import digests, hub_corpus
 from nlp_adan.corpora.corpus import OnBytes, Position
 from nlp_adan.corpora.digests import Digests
 from nlp_adan.corpora.documents import FileCorpus, open_corpus
 from nlp_adan.corpora.hub_corpus import HubCorpus
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from tests.corpora import contents, make_documents, write_texts
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from bert.tokenizer import KINDS, TokenizerKind, load_tokenizer, tokenizer_digest, train_tokenizer
+from bert.tokenizer import KINDS, TokenizerKind, load_tokenizer, train_tokenizer
+from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest
 from nlp_adan.errors import UserError
 
 STEMS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "Seven", "wizards", "quietly", "jam", "jars")
@@ -98,7 +99,8 @@ def test_model_max_length_is_kept(tmp_path: Path) -> None:
 def test_the_same_in_every_process() -> None:
     """Hash tables are seeded anew in each process; many pairs are equally frequent here."""
     code = (
-        "import json, sys; from bert.tokenizer import KINDS, train_tokenizer, tokenizer_digest; "
+        "import json, sys; from bert.tokenizer import KINDS, train_tokenizer; "
+        "from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest; "
         "documents = json.load(sys.stdin); "
         "print(*(tokenizer_digest(train_tokenizer(documents, 290, kind)) for kind in KINDS))"
     )
