@@ -27,10 +27,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import scaling_runs
+from bert.costs import masked_lm_costs
 from bert.model_options import model_config
 from bert.options import parse_options
-from bert.plan import Devices, Workload, make_plan
 from nlp_adan.errors import UserError, exit_on_user_error
+from nlp_adan.pretraining.plan import Devices, Workload, make_plan
 from nlp_adan.reporting.plots import growth_plot
 from nlp_adan.storage import write_json, write_text
 from nlp_adan.training.environment import num_cpu_cores
@@ -158,6 +159,7 @@ def planned() -> list[str]:
     """Hours of the paper's recipe and of one pass over 1 TB of text, by the plan: calculated, not measured."""
     options = parse_options(["--recipe", "base", "--output_dir", "unused"])
     config = model_config(options.model, scaling_runs.Vocabulary(options.data.vocab_size), options.data.block_size)
+    costs = masked_lm_costs(config, options.data.block_size, options.data.mask_probability, bf16=True)
     batch = options.engine.global_batch_size or 1
     one_pass = round(1e12 / 4 / (batch * options.data.block_size))  # about 4 bytes a token
     lines = ["\n| calculated by the plan, 40 % MFU assumed | GPUs | recipe base, hours | 1 TB once, hours |"]
@@ -167,11 +169,10 @@ def planned() -> list[str]:
             hours = []
             for steps in (options.engine.max_steps, one_pass):
                 work = Workload(
-                    block_size=options.data.block_size, mask_probability=options.data.mask_probability,
-                    micro_batch_size=options.engine.per_device_train_batch_size, global_batch_size=batch,
-                    max_steps=steps, bf16=True,
+                    sequence_length=options.data.block_size, global_batch_size=batch, max_steps=steps, bf16=True,
+                    micro_batch_size=options.engine.per_device_train_batch_size,
                 )  # fmt: skip
-                hours.append(make_plan(config, work, Devices(ranks, device)).hours or math.nan)
+                hours.append(make_plan(costs, work, Devices(ranks, device)).hours or math.nan)
             lines.append(f"| {device} | {ranks} | {hours[0]:,.1f} | {hours[1]:,.1f} |")
     return lines
 

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from bert.costs import masked_lm_costs
 from bert.model_options import ModelOptions, model_config
-from bert.plan import Devices, Workload, make_plan
 from nlp_adan.corpora.builtin_corpus import builtin_corpus_file
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan import Devices, Workload, make_plan
 from nlp_adan.training.environment import num_cpu_cores
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -144,9 +145,10 @@ def measure_models(models: list[tuple[int, int]], work: Path, steps: int, data: 
     for layers, width in models:
         sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64,
                  "intermediate_size": 4 * width}  # fmt: skip
+        config = model_config(ModelOptions(model_type="roberta", **sizes), Vocabulary(8192), BLOCK_SIZE)  # type: ignore[arg-type]
         plan = make_plan(
-            model_config(ModelOptions(model_type="roberta", **sizes), Vocabulary(8192), BLOCK_SIZE),  # type: ignore[arg-type]
-            Workload(block_size=BLOCK_SIZE, mask_probability=0.15, micro_batch_size=8, max_steps=steps),
+            masked_lm_costs(config, BLOCK_SIZE, mask_probability=0.15),
+            Workload(sequence_length=BLOCK_SIZE, micro_batch_size=8, max_steps=steps),
             Devices(world_size=1),
         )
         folder = work / f"model-{layers}x{width}"

@@ -13,8 +13,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
-# A training step in units of its forward pass: backward multiplies twice, for the inputs' and the weights' gradients.
-TRAINING_PER_FORWARD = 3
 # Query, key, value and output projections and two feed-forward matrices in each layer, one dense layer in the head.
 _BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
 # Attention kernels that skip what lies outside a sliding window; the others compute it and mask it.
@@ -24,7 +22,8 @@ _WINDOWED_ATTENTION = ("flash_attention", "flex_attention")
 def forward_flops_per_sequence(
     config: PretrainedConfig, block_size: int, mask_probability: float, sparse_last_layer: bool = False
 ) -> float:
-    """Operations of one forward pass over one sequence; a training step takes `TRAINING_PER_FORWARD` times as many.
+    """Operations of one forward pass over one sequence; a training step takes
+    `nlp_adan.pretraining.plan.TRAINING_PER_FORWARD` times as many.
 
     Args:
         config: of the model. Where its attention implementation is flash or flex attention, ModernBERT's local layers

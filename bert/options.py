@@ -11,12 +11,12 @@ import numpy as np
 from transformers import EvalPrediction
 
 from bert.data_options import CorpusOptions
-from bert.dry_run import PlanOptions
 from bert.metrics import masked_lm_metrics
 from bert.model import STATISTICS
 from bert.model_options import ModelOptions
 from bert.probe import ProbeOptions
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.budget import BudgetOptions
 from nlp_adan.training.library_checks import check_budget_schedule
 from nlp_adan.training.pretraining import PretrainingOptions

@@ -11,20 +11,21 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.trainer_pt_utils import get_model_param_count
 
 from bert.dry_run import plan_of_run
-from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
+from bert.flops import forward_flops_per_sequence
 from bert.masking import MaskingCollator
 from bert.metrics import masked_lm_metrics
 from bert.model import build_model
-from bert.model_card import write_model_card
 from bert.model_options import model_config, num_positions
 from bert.options import Options, parse_options
-from bert.plan import format_plan
 from bert.prepare import prepare_corpus
 from bert.prepared import PreparedData
 from bert.probe import GlueProbe, check_probe
-from bert.report import write_pretraining_report
+from bert.run_kind import MASKED_LM
 from bert.samples import TrainingBlocks, ValidationBlocks
+from nlp_adan.pretraining.card import write_model_card
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
+from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, format_plan
+from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.control import RunControl
@@ -83,8 +84,8 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
 
     def describe(self, run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
         """See `Pretraining.describe`."""
-        write_pretraining_report(run, manifest)
-        write_model_card(run, manifest)
+        write_pretraining_report(run, MASKED_LM, manifest)
+        write_model_card(run, MASKED_LM, manifest)
 
     def result(self, metrics: Mapping[str, Any]) -> str:
         """The final figures beside what guessing reaches."""

@@ -26,6 +26,7 @@ def line_plot(
     title: str = "",
     horizontal_lines: Mapping[str, float] | None = None,
     references: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    log_y: bool = False,
 ) -> str:
     """Lines through points; returns an SVG element.
 
@@ -36,6 +37,7 @@ def line_plot(
         title: Stands above the plot; may be empty, where a caption follows.
         horizontal_lines: Levels to compare with, by the name that the legend shows.
         references: Lines to compare with, dashed, each in the colour of the series in its place.
+        log_y: Whether equal ratios are equally high; all y are then positive.
     """
     with _figure(HEIGHT_INCHES) as (figure, axes):
         for place, (name, points) in enumerate(series.items()):
@@ -50,6 +52,8 @@ def line_plot(
             axes.axhline(level, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1.0, alpha=0.7, label=name)
         if series or horizontal_lines or references:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        if log_y:
+            _scale_by_ratios(axes)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:,.10g}")  # steps by the hundred thousand: no powers of ten at the edge
         _label(axes, x_label, y_label, title)
@@ -144,6 +148,16 @@ def _figure(height_inches: float) -> Iterator[tuple[Any, Any]]:
             spine.set_edgecolor(INK)
             spine.set_alpha(0.4)
         yield figure, axes
+
+
+def _scale_by_ratios(axes: Any) -> None:
+    """A logarithmic y axis with round numbers at it: 20, 50, 100, or evenly spaced ones within less than a decade."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8 * low else MaxNLocator(6))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _label(axes: Any, x_label: str, y_label: str, title: str) -> None:

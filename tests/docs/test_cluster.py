@@ -14,7 +14,7 @@ import pytest
 
 from bert.dry_run import plan_of_run
 from bert.options import parse_options
-from bert.plan import format_plan
+from nlp_adan.pretraining.plan import format_plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from bert import pretrain
+from bert.costs import masked_lm_costs
 from bert.model_options import model_config
 from bert.options import RECIPES, parse_options
-from bert.plan import Devices, Plan, Workload, make_plan
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan import Devices, Plan, Workload, make_plan
 from nlp_adan.training.hardware import peak_flops
 from nlp_adan.training.recipe import recipe_names
 
@@ -75,8 +76,8 @@ def plan_of_a_sequence(name: str) -> Plan:
     options = parse_options(["--recipe", name, "--output_dir", "runs/never"])
     data, tokenizer = options.data, cast(Any, SpecialTokens(options.data.vocab_size))
     config = model_config(options.model, tokenizer, data.block_size)
-    work = Workload(data.block_size, data.mask_probability, micro_batch_size=1, max_steps=1)
-    return make_plan(config, work, Devices(world_size=1))
+    costs = masked_lm_costs(config, data.block_size, data.mask_probability)
+    return make_plan(costs, Workload(data.block_size, micro_batch_size=1, max_steps=1), Devices(world_size=1))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,8 +12,9 @@ import pytest
 from transformers import AutoConfig
 
 from benchmarks import scaling, scaling_runs
-from bert.plan import Devices, Workload, make_plan
+from bert.costs import masked_lm_costs
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan import Devices, Workload, make_plan
 
 LINEAR = [{"x": 10.0, "seconds": 3.0}, {"x": 100.0, "seconds": 12.0}, {"x": 1000.0, "seconds": 102.0}]
 RESUMES = [{"x": 10, "seconds": 5.0, "start_seconds": 4.0, "state_bytes": 1000},
@@ -46,7 +47,9 @@ def test_ranks_and_models_follow_the_plan() -> None:
         config = AutoConfig.for_model(
             "roberta", num_hidden_layers=layers, hidden_size=64, num_attention_heads=1, intermediate_size=256
         )
-        plan = make_plan(config, Workload(128, 0.15, 8, 64, max_steps=1), Devices(ranks, flops_per_second=1e9))
+        plan = make_plan(
+            masked_lm_costs(config, 128, 0.15), Workload(128, 8, 64, max_steps=1), Devices(ranks, flops_per_second=1e9)
+        )
         assert plan.hours is not None
         spent = plan.hours * 3600
         return spent, {"x": plan.num_parameters, "flops_per_step": plan.flops_per_step, "seconds": spent}

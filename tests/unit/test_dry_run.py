@@ -11,12 +11,13 @@ import pytest
 from transformers import BertForMaskedLM
 
 from bert.data_options import CorpusOptions
-from bert.dry_run import PlanOptions, plan_of_run
+from bert.dry_run import plan_of_run
 from bert.model_options import ModelOptions
 from bert.options import DataOptions
-from bert.plan import GIB, Plan
 from bert.prepare import prepare_corpus
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan import GIB, Plan
+from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.engine import EngineOptions
 from tests.unit.test_model_card import make_model
 
@@ -52,7 +53,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     assert found.flops_per_second == 5e13 and found.rate_source == "as given"
     assert (found.global_batch_size, found.micro_batch_size, found.num_steps) == (48, 6, 100)
     assert found.workload.activation_checkpointing and found.workload.optim == "adamw_torch"
-    assert found.workload.num_train_blocks is None and found.workload.deepspeed == "zero2_offload"
+    assert found.workload.num_train_sequences is None and found.workload.deepspeed == "zero2_offload"
     assert found.state_bytes["none"].device_bytes == found.num_parameters * (
         8 + 8 + 4 + 2
     )  # bf16, as an L4 would choose
@@ -67,7 +68,7 @@ def test_prepared_data_are_planned_with(tmp_path: Path) -> None:
     prepared, tokenizer = prepare_corpus(CorpusOptions(**corpus), tmp_path / "prepared", num_workers=0)
     data = {"data": str(tmp_path / "prepared"), "block_size": 16, "vocab_size": 9999}
     found = plan(tmp_path, {}, data, max_steps=-1, num_train_epochs=2.0, gradient_accumulation_steps=5)
-    assert found.workload.num_train_blocks == len(prepared.train)
+    assert found.workload.num_train_sequences == len(prepared.train)
     assert found.num_steps == math.ceil(2 * len(prepared.train) / 40)
     assert found.devices.world_size == 1 and found.devices.flops_per_second is None and found.global_batch_size == 40
     assert found.workload.deepspeed is None and found.workload.optim == "adan"

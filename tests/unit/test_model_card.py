@@ -9,8 +9,9 @@ import pytest
 import yaml
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from bert.model_card import write_model_card
+from bert.run_kind import MASKED_LM
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.card import write_model_card
 from nlp_adan.training.run_folder import RunFolder
 from tests.unit.pretraining_run import make_run
 
@@ -28,7 +29,7 @@ def make_model(folder: Path) -> None:
 def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "mine", settings={"data": "novels"})
     make_model(folder)
-    path = write_model_card(RunFolder(folder))
+    path = write_model_card(RunFolder(folder), MASKED_LM)
     assert path == folder / "README.md"
     text = path.read_text(encoding="utf-8")
     head = yaml.safe_load(text.split("---\n")[1])
@@ -52,7 +53,7 @@ def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_card_of_data_that_are_gone(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "mine", manifest={}, settings={"data": "novels"}, environment={})
     make_model(folder)
-    text = write_model_card(RunFolder(folder)).read_text(encoding="utf-8")
+    text = write_model_card(RunFolder(folder), MASKED_LM).read_text(encoding="utf-8")
     assert "pretrained from scratch on novels" in text and "were not at hand" in text
 
 
@@ -63,15 +64,15 @@ def test_a_model_that_was_trained_further(is_folder: bool, tmp_path: Path) -> No
     make_model(tmp_path / "model")
     folder = make_run(tmp_path / "mine", settings={"model_name_or_path": name})
     make_model(folder)
-    text = write_model_card(RunFolder(folder)).read_text(encoding="utf-8")
+    text = write_model_card(RunFolder(folder), MASKED_LM).read_text(encoding="utf-8")
     assert f"pretrained further, from the weights of {name}, on two novels" in text and "from scratch" not in text
     assert yaml.safe_load(text.split("---\n")[1]).get("base_model") == (None if is_folder else name)
 
 
 def test_a_run_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished model yet"):
-        write_model_card(RunFolder(make_run(tmp_path / "mine")))
+        write_model_card(RunFolder(make_run(tmp_path / "mine")), MASKED_LM)
     unfinished = make_run(tmp_path / "other", metrics={})
     make_model(unfinished)
     with pytest.raises(UserError, match="`--resume auto`"):
-        write_model_card(RunFolder(unfinished))
+        write_model_card(RunFolder(unfinished), MASKED_LM)

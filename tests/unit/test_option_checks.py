@@ -11,10 +11,11 @@ import huggingface_hub
 import pytest
 from transformers.integrations import deepspeed as hf_deepspeed
 
-from bert.dry_run import PlanOptions, plan_of_run
+from bert.dry_run import plan_of_run
 from bert.options import Options, command_parser, parse_options
 from glue_eval import __main__ as glue
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training import library_checks
 from nlp_adan.training.engine import EngineOptions
 from nlp_adan.training.pretraining import PretrainingOptions

@@ -12,20 +12,23 @@ import torch
 from torch import nn
 from transformers import BertConfig, ModernBertConfig, PretrainedConfig, RobertaConfig
 
+from bert.costs import masked_lm_costs
 from bert.flops import forward_flops_per_sequence
 from bert.masking import IGNORED_LABEL
-from bert.memory import activation_bytes, optimizer_state_bytes, state_memory
+from bert.memory import activation_bytes
 from bert.model import build_model
-from bert.plan import ASSUMED_MFU, GIB, Devices, Plan, Workload, format_plan, make_plan
 from nlp_adan import Adan
 from nlp_adan.errors import UserError
 from nlp_adan.integrations.huggingface import adan_options
+from nlp_adan.pretraining.memory import optimizer_state_bytes, state_memory
+from nlp_adan.pretraining.plan import ASSUMED_MFU, GIB, Devices, Plan, Workload, format_plan, make_plan
 from nlp_adan.training.engine import EngineOptions
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE = RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
+BASE_COSTS = masked_lm_costs(BASE, 512, 0.15, bf16=True)
 A100 = Devices(world_size=8, name="NVIDIA A100-SXM4-80GB", memory_bytes=80 * GIB)
-PAPER = Workload(512, 0.15, micro_batch_size=32, global_batch_size=256, max_steps=1_000_000, bf16=True)
+PAPER = Workload(512, micro_batch_size=32, global_batch_size=256, max_steps=1_000_000, bf16=True)
 
 
 def roberta(num_layers: int) -> PretrainedConfig:
@@ -128,7 +131,7 @@ def test_shares_in_float32(world_size: int, expected: dict[str, float]) -> None:
 
 
 def test_the_papers_run() -> None:
-    plan = make_plan(BASE, PAPER, A100)
+    plan = make_plan(BASE_COSTS, PAPER, A100)
     layers, embeddings = 12 * (12 * 768**2 + 13 * 768), (50_265 + 514 + 1 + 2) * 768
     assert plan.num_parameters == layers + embeddings + 768**2 + 3 * 768 + 50_265  # and the head
     assert (plan.global_batch_size, plan.micro_batch_size, plan.tokens_per_step) == (256, 32, 131_072)
@@ -156,7 +159,7 @@ def plan_of(memory_gib: float | None, **changes: Any) -> Plan:
         **changes,
     }
     devices = Devices(8, "NVIDIA A10", None if memory_gib is None else memory_gib * GIB)
-    return make_plan(large, Workload(128, 0.15, **values), devices)
+    return make_plan(masked_lm_costs(large, 128, 0.15, bool(values["bf16"])), Workload(128, **values), devices)
 
 
 def test_the_least_sharded_that_fits_is_recommended() -> None:
@@ -176,7 +179,7 @@ def test_length_in_steps_hours_or_epochs() -> None:
     assert by_hours.hours == 2.0 and by_hours.num_steps is not None
     needed = by_hours.num_steps * by_hours.flops_per_step / (8 * 125e12 * ASSUMED_MFU) / 3600
     assert needed == pytest.approx(2.0, rel=1e-2)
-    by_epochs = plan_of(24, max_steps=None, num_train_epochs=3.0, num_train_blocks=10_000)
+    by_epochs = plan_of(24, max_steps=None, num_train_epochs=3.0, num_train_sequences=10_000)
     assert by_epochs.num_steps == 8  # 30,000 / 4,096, rounded up
     assert "3.28 epochs of 10,000 blocks" in format_plan(by_epochs)
     assert "not known before the number of blocks is" in format_plan(plan_of(24, max_steps=None, num_train_epochs=3.0))
@@ -186,9 +189,9 @@ def test_length_in_steps_hours_or_epochs() -> None:
 def test_no_rate_is_made_up() -> None:
     float32 = plan_of(24, bf16=False)
     assert float32.hours is None and "no rate is assumed for float32" in format_plan(float32)
-    unknown = make_plan(BASE, PAPER, Devices(8, "Some CPU"))
+    unknown = make_plan(BASE_COSTS, PAPER, Devices(8, "Some CPU"))
     assert unknown.hours is None and "no peak FLOP/s known of Some CPU: give --flops_per_second" in format_plan(unknown)
-    given = make_plan(BASE, PAPER, Devices(8, "Some CPU", None, 1e12))
+    given = make_plan(BASE_COSTS, PAPER, Devices(8, "Some CPU", None, 1e12))
     assert given.hours == pytest.approx(1e6 * given.flops_per_step / 8e12 / 3600)
 
 

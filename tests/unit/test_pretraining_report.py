@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from bert.published import RECIPES, published_curve
-from bert.quantities import count, duration, quantity, with_unit
-from bert.report import main, write_pretraining_report
-from bert.report_curves import interpolated, quartiles, thinned
-from bert.run_record import read_run
+from bert.report import main
+from bert.run_kind import MASKED_LM
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.curves import interpolated, quartiles, thinned
+from nlp_adan.pretraining.quantities import count, duration, quantity, with_unit
+from nlp_adan.pretraining.record import read_run
+from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.training.run_folder import RunFolder
 from tests.unit.pretraining_run import ENVIRONMENT, MANIFEST, evaluation, log_line, make_run
 
@@ -25,7 +27,7 @@ BASE = yaml.safe_load((RECIPES / "base.yaml").read_text(encoding="utf-8"))
 def report(folder: Path, **kwargs: Any) -> str:
     """The Markdown of a made run's report."""
     make_run(folder, **kwargs)
-    write_pretraining_report(RunFolder(folder))
+    write_pretraining_report(RunFolder(folder), MASKED_LM)
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -201,17 +203,17 @@ def test_the_newest_weights_are_counted(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     folder = make_run(tmp_path / "run")
-    assert read_run(RunFolder(folder)).num_parameters is None
+    assert read_run(RunFolder(folder), MASKED_LM).num_parameters is None
     for step, width in ((9, 2), (10, 3)):
         (folder / f"checkpoint-{step}").mkdir()
         save_file({"a": np.zeros((4, width)), "b": np.zeros(5)}, folder / f"checkpoint-{step}" / "model.safetensors")
-    assert read_run(RunFolder(folder)).num_parameters == 17
+    assert read_run(RunFolder(folder), MASKED_LM).num_parameters == 17
 
 
 def test_the_manifest_of_other_data_is_left_aside(tmp_path: Path) -> None:
     assert "not at hand" in report(tmp_path / "other", manifest={**MANIFEST, "key": "another"})
     folder = make_run(tmp_path / "given", manifest={})
-    assert write_pretraining_report(RunFolder(folder), MANIFEST).sections
+    assert write_pretraining_report(RunFolder(folder), MASKED_LM, MANIFEST).sections
     assert "two novels" in (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -222,15 +224,15 @@ def test_folders_that_hold_no_pretraining_run(tmp_path: Path, capsys: pytest.Cap
     assert "holds no run (no resolved.yaml)" in capsys.readouterr().err
     (tmp_path / "resolved.yaml").write_text("optim: adan\n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no pretraining run"):
-        read_run(RunFolder(tmp_path))
+        read_run(RunFolder(tmp_path), MASKED_LM)
     (tmp_path / "resolved.yaml").write_text("a: [\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"resolved\.yaml is damaged"):
-        read_run(RunFolder(tmp_path))
+        read_run(RunFolder(tmp_path), MASKED_LM)
     folder = make_run(tmp_path / "damaged")
     for content in ("{", "[1]"):
         (folder / "environment.json").write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"environment\.json is damaged"):
-            read_run(RunFolder(folder))
+            read_run(RunFolder(folder), MASKED_LM)
 
 
 def test_the_command_says_where_the_report_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,34 +9,23 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from bert.quantities import count, duration, share
-from bert.report_facts import tokenizer_of
-from bert.run_record import RunRecord, read_run
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.facts import tokenizer_of
+from nlp_adan.pretraining.quantities import count, duration
+from nlp_adan.pretraining.record import RunRecord, read_run
+from nlp_adan.pretraining.run_kind import Figure, RunKind
 from nlp_adan.storage import write_text
 from nlp_adan.training.run_folder import RunFolder
 
 CARD = "README.md"
-# (figure of an evaluation, metric of the hub, name, what guessing reaches)
-RESULTS = (
-    ("eval_mlm_loss", "loss", "Cross-entropy, nats a masked token", "eval_unigram_cross_entropy"),
-    ("eval_top1_accuracy", "accuracy", "Top-1 accuracy", None),
-    ("eval_top5_accuracy", "top_5_accuracy", "Top-5 accuracy", "eval_five_commonest_accuracy"),
-)
-USE = """\
-from transformers import pipeline
-
-fill_mask = pipeline("fill-mask", model=".")  # this folder, or the model's name on the hub
-for answer in fill_mask(f"This is an {fill_mask.tokenizer.mask_token} of it."):
-    print(answer["token_str"], answer["score"])
-"""
 
 
-def write_model_card(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> Path:
+def write_model_card(run: RunFolder, kind: RunKind, manifest: Mapping[str, Any] | None = None) -> Path:
     """Write the card of a finished run's model; the report beside it has the details.
 
     Args:
         run: the folder of a pretraining run that is finished.
+        kind: of the run.
         manifest: of its prepared data; None: looked for where the run says they are.
 
     Returns:
@@ -44,7 +33,7 @@ def write_model_card(run: RunFolder, manifest: Mapping[str, Any] | None = None) 
 
     Raises: UserError where the folder holds no finished pretraining run.
     """
-    record = read_run(run, manifest)
+    record = read_run(run, kind, manifest)
     if not record.finished or not (run.path / "config.json").is_file():
         raise UserError(f"{str(run.path)!r} holds no finished model yet: finish the run with `--resume auto`")
     card = ModelCard(f"---\n{_front_matter(record).to_yaml()}\n---\n\n{_text(record)}")
@@ -53,22 +42,23 @@ def write_model_card(run: RunFolder, manifest: Mapping[str, Any] | None = None) 
 
 
 def _front_matter(record: RunRecord) -> ModelCardData:
+    terms = record.kind.card
     results = [
         EvalResult(
-            task_type="fill-mask",
-            dataset_type="held-out",
-            dataset_name=f"{_corpus(record)}, held-out documents",
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(record.metrics[figure], 4),
+            task_type=terms.pipeline_tag,
+            dataset_type=figure.part[0],
+            dataset_name=f"{corpus_name(record)}, {figure.part[1]}",
+            metric_type=figure.hub_metric,
+            metric_name=figure.title,
+            metric_value=round(record.metrics[figure.name], 4),
         )
-        for figure, metric, name, _ in RESULTS
-        if record.metrics.get(figure) is not None
+        for figure in terms.figures
+        if record.metrics.get(figure.name) is not None
     ]
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=["masked-lm", _architecture(record)["model_type"], str(record.settings.get("optim")), "nlp_adan"],
+        pipeline_tag=terms.pipeline_tag,
+        tags=[terms.tag, _architecture(record)["model_type"], str(record.settings.get("optim")), "nlp_adan"],
         base_model=_base_model(record),
         model_name=record.folder.absolute().name,
         eval_results=results or None,
@@ -76,13 +66,14 @@ def _front_matter(record: RunRecord) -> ModelCardData:
 
 
 def _text(record: RunRecord) -> str:
+    terms = record.kind.card
     size = "" if record.num_parameters is None else f" of {count(record.num_parameters)} parameters"
     parts = [
         f"# {record.folder.absolute().name}",
-        f"A masked language model ({_architecture(record)['model_type']}){size}, {_origin(record)} on "
-        f"{_corpus(record)} with {_optimizer(record)} by nlp_adan. It fills masked words, and "
-        "is meant to be fine-tuned. `report.md` in this folder has curves, cost, settings and environment.",
-        f"## Use\n\n```python\n{USE}```",
+        f"{terms.what} ({_architecture(record)['model_type']}){size}, {_origin(record)} on "
+        f"{corpus_name(record)} with {_optimizer(record)} by nlp_adan. {terms.purpose} "
+        "`report.md` in this folder has curves, cost, settings and environment.",
+        f"## Use\n\n{terms.use}",
         f"## Results\n\n{_results(record)}",
         f"## Training\n\n{_training(record)}",
         f"## Data\n\n{_data(record)}",
@@ -98,7 +89,8 @@ def _architecture(record: RunRecord) -> dict[str, Any]:
     return config
 
 
-def _corpus(record: RunRecord) -> str:
+def corpus_name(record: RunRecord) -> str:
+    """What the training text is called."""
     if record.manifest is not None and record.manifest.get("corpus_name"):
         return str(record.manifest["corpus_name"])
     return str(record.settings.get("data") or "the built-in corpus")
@@ -121,21 +113,17 @@ def _optimizer(record: RunRecord) -> str:
 
 
 def _results(record: RunRecord) -> str:
-    metrics = record.metrics
+    terms, metrics = record.kind.card, record.metrics
+    figures = [figure for figure in terms.figures if figure.is_expected or metrics.get(figure.name) is not None]
 
-    def cell(figure: str | None) -> str:
-        value = None if figure is None else metrics.get(figure)
-        if value is None:
-            return "-"
-        return f"{value:.3f}" if figure in ("eval_mlm_loss", "eval_unigram_cross_entropy") else share(value)
+    def guess(figure: Figure) -> str:
+        value = None if figure.guess is None else metrics.get(figure.guess)
+        return figure.text(None if value is None else figure.of_guess(value))
 
-    rows = "\n".join(f"| {name} | {cell(figure)} | {cell(guess)} |" for figure, _, name, guess in RESULTS)
-    masked = metrics.get("eval_masked_tokens")
-    where = "held-out documents of the same corpus" + ("" if masked is None else f", {masked:,} masked tokens")
-    return (
-        f"On {where}; one seed. Guessing is by the frequencies of the training text: its cross-entropy, and always the "
-        f"five commonest tokens.\n\n| | model | guessing |\n|---|---:|---:|\n{rows}"
+    rows = "\n".join(
+        f"| {figure.title} | {figure.text(metrics.get(figure.name))} | {guess(figure)} |" for figure in figures
     )
+    return f"On {terms.where(record)}; one seed. {terms.guessing}\n\n| | model | guessing |\n|---|---:|---:|\n{rows}"
 
 
 def _training(record: RunRecord) -> str:
@@ -146,8 +134,8 @@ def _training(record: RunRecord) -> str:
         "recipe": record.recipe,
         "steps": f"{record.step:,}",
         "tokens": f"{count(record.tokens)}, repetitions included",
-        "batch": f"{record.sequences_per_step:,} sequences of {settings['block_size']} tokens",
-        "masked": f"{share(settings['mask_probability'])} of the tokens",
+        "batch": f"{record.sequences_per_step:,} sequences of {record.sequence_length} tokens",
+        **record.kind.card.facts(record),
         "optimizer": f"{_optimizer(record)} {settings.get('optim_args') or ''}".strip(),
         "learning rate": f"{settings.get('learning_rate'):g}, {settings.get('lr_scheduler_type')}",
         "weight decay": f"{settings.get('weight_decay'):g}",
@@ -164,26 +152,24 @@ def _training(record: RunRecord) -> str:
 
 def _data(record: RunRecord) -> str:
     if record.manifest is None:
-        return f"{_corpus(record)}; the prepared data were not at hand when this card was written."
+        return f"{corpus_name(record)}; the prepared data were not at hand when this card was written."
     train = record.manifest.get("train", {})
     labels = {"num_documents": "documents", "num_chars": "characters", "num_tokens": "tokens"}
     sizes = ", ".join(f"{count(train[name])} {label}" for name, label in labels.items() if name in train)
     tokenizer = tokenizer_of(record)
     return (
-        f"{_corpus(record)}: {sizes} in the training part. Tokenizer: {tokenizer}, "
+        f"{corpus_name(record)}: {sizes} in the training part. Tokenizer: {tokenizer}, "
         f"{record.manifest.get('vocab_size', 0):,} entries. Key of the prepared data: "
         f"`{record.data_record.get('key')}`."
     )
 
 
 def _limitations(record: RunRecord) -> str:
-    return (
-        f"- It knows what {_corpus(record)} says, with its errors and its prejudices; neither was examined.\n"
-        f"- It was trained on blocks of {record.settings['block_size']} tokens.\n"
-        "- Its figures are of the text it was trained on, and of one seed. They do not compare with those of a model "
-        "with another vocabulary or another text.\n"
-        "- Nothing here says how it does on a task: fine-tune and measure, as with `python -m glue_eval`."
+    limits = (
+        f"It knows what {corpus_name(record)} says, with its errors and its prejudices; neither was examined.",
+        *record.kind.card.limits(record),
     )
+    return "\n".join(f"- {limit}" for limit in limits)
 
 
 def _cell(text: str) -> str:

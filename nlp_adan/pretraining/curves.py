@@ -1,15 +1,15 @@
-"""The curves of a pretraining report: loss, published loss, GLUE probes and throughput over the steps."""
+"""The curves of a pretraining report: the loss, that of a published run, and throughput over the steps."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from bert.published import COMPARABLE, PublishedCurve, published_curve
-from bert.quantities import count, duration, plain, share, with_unit
-from bert.run_record import Point, RunRecord
+from nlp_adan.pretraining.published import PublishedCurve
+from nlp_adan.pretraining.quantities import count, duration, plain, share, with_unit
+from nlp_adan.pretraining.record import Point, RunRecord
 from nlp_adan.reporting import Column, Image, Note, Paragraph, Section, Table
 from nlp_adan.reporting.plots import line_plot
 from nlp_adan.training.hardware import peak_flops
@@ -20,19 +20,27 @@ LONG_RUN_LINES = 50  # of log.jsonl: from here on the beginning hides the rest o
 
 
 def loss_section(record: RunRecord) -> Section:
-    """The loss over steps, or over trained hours where hours are the budget."""
-    train, valid = record.curve("loss"), record.curve("eval_mlm_loss", record.evaluations)
+    """The loss, as the run's kind measures it, over steps, or over trained hours where hours are the budget."""
+    train, valid = training_curve(record), validation_curve(record)
+    title = record.measure.title
     if not train and not valid:
-        return Section("Loss", (Note("No step is logged yet."),))
-    caption = (
-        "Training: a mean over the steps since the line before, with dropout if there is any; validation: without."
-    )
-    blocks: list[Any] = [_loss_plot(record, train, valid, "loss", caption)]
+        return Section(title, (Note("No step is logged yet."),))
+    blocks: list[Any] = [_loss_plot(record, train, valid, "loss", record.kind.loss_caption)]
     if len(train) >= LONG_RUN_LINES:
         begin = train[-1][0] / 10
         late = [[point for point in points if point[0] >= begin] for points in (train, valid)]
         blocks.append(_loss_plot(record, late[0], late[1], "loss_later", "The same without the first tenth."))
-    return Section("Loss", (*blocks, *([_evaluations_table(record)] if record.evaluations else [])))
+    return Section(title, (*blocks, *([_evaluations_table(record)] if record.evaluations else [])))
+
+
+def training_curve(record: RunRecord) -> list[Point]:
+    """(step, measure) of the log lines."""
+    return record.measured(record.curve("loss"))
+
+
+def validation_curve(record: RunRecord) -> list[Point]:
+    """(step, measure) of the evaluations."""
+    return record.measured(record.curve(record.kind.loss, record.evaluations))
 
 
 def _loss_plot(record: RunRecord, train: Sequence[Point], valid: Sequence[Point], name: str, caption: str) -> Image:
@@ -41,9 +49,10 @@ def _loss_plot(record: RunRecord, train: Sequence[Point], valid: Sequence[Point]
     def axis(points: Sequence[Point]) -> list[Point]:
         return [((record.hours_at(x) or 0.0) if over_hours else x, y) for x, y in thinned(points)]
 
+    measure = record.measure
     series = {part: axis(points) for part, points in (("training", train), ("validation", valid)) if points}
     first, last = (choose(x for x, _ in [*train, *valid]) for choose in (min, max))
-    curve = None if over_hours else published_curve(record.recipe)
+    curve = None if over_hours else record.kind.published(record.recipe)
     references = {} if curve is None else {
         f"{curve.name}, {part}": [point for point in points if first <= point[0] <= last]
         for part, points in (("training", curve.train), ("validation", curve.valid))
@@ -52,16 +61,21 @@ def _loss_plot(record: RunRecord, train: Sequence[Point], valid: Sequence[Point]
     svg = line_plot(
         series,
         "trained hours" if over_hours else "optimizer steps",
-        "masked LM loss (nats a token)",
-        horizontal_lines={} if unigram is None or name != "loss" else {"unigram": unigram},
+        measure.axis,
+        horizontal_lines={} if unigram is None or name != "loss" else {"unigram": measure.from_nats(unigram)},
         references={part: points for part, points in references.items() if points},
+        log_y=measure.log_axis,
     )
-    alt = "; ".join(f"{part} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for part, points in series.items())
-    return Image(name, svg, f"Loss curves: {alt}.", caption)
+    alt = "; ".join(
+        f"{part} from {points[0][1]:.{measure.digits}f} to {points[-1][1]:.{measure.digits}f}"
+        for part, points in series.items()
+    )
+    return Image(name, svg, f"{measure.title} curves: {alt}.", caption)
 
 
 def _evaluations_table(record: RunRecord) -> Table:
-    names = ("Step", "Trained", "Tokens", "Training loss", "Validation loss", "Top-1", "Top-5")
+    kind = record.kind
+    names = ("Step", "Trained", "Tokens", "Training loss", "Validation loss", *(figure.head for figure in kind.columns))
     train = dict(record.curve("loss"))
     rows = []
     for line in thinned(record.evaluations, MAX_ROWS):
@@ -70,28 +84,25 @@ def _evaluations_table(record: RunRecord) -> Table:
         rows.append((
             f"{step:,}",
             duration(None if hours is None else 3600 * hours),
-            count(step * record.sequences_per_step * record.settings["block_size"]),
+            count(step * record.sequences_per_step * record.sequence_length),
             plain(None if before is None else train[before]),
-            plain(line.get("eval_mlm_loss")),
-            share(line.get("eval_top1_accuracy")),
-            share(line.get("eval_top5_accuracy")),
+            plain(line.get(kind.loss)),
+            *(figure.text(line.get(figure.name)) for figure in kind.columns),
         ))  # fmt: skip
-    return Table(tuple(Column(name, "right") for name in names), tuple(rows), "Evaluations, on held-out documents")
+    return Table(tuple(Column(name, "right") for name in names), tuple(rows), kind.evaluations_caption)
 
 
 def published_section(record: RunRecord, curve: PublishedCurve) -> Section:
     """This run beside the published one at the published steps, and in what they differ."""
-    end = float(record.step)
-    ours = {"valid": record.curve("eval_mlm_loss", record.evaluations), "train": record.curve("loss")}
+    end, digits = float(record.step), record.measure.digits
+    ours = {"valid": validation_curve(record), "train": training_curve(record)}
     names = ("Step", "Validation here", "Published validation", "Training here", "Published training")
     rows = []
     for step, published_train in thinned([point for point in curve.train if point[0] <= end], MAX_ROWS):
         published_valid = dict(curve.valid).get(int(step))
         cells = (interpolated(ours["valid"], step), published_valid, interpolated(ours["train"], step), published_train)
-        rows.append((f"{int(step):,}", *(plain(cell) for cell in cells)))
-    blocks: list[Any] = [
-        Table(tuple(Column(name, "right") for name in names), tuple(rows), "Loss, nats a masked token")
-    ]
+        rows.append((f"{int(step):,}", *(plain(cell, digits) for cell in cells)))
+    blocks: list[Any] = [Table(tuple(Column(name, "right") for name in names), tuple(rows), record.measure.caption)]
     if not rows:
         blocks = [Note(f"The published curve begins at step {curve.train[0][0]:,}: nothing to compare yet.")]
     differing = [(name, here, theirs) for name, here, theirs in curve.differences(record.settings)]
@@ -100,39 +111,7 @@ def published_section(record: RunRecord, curve: PublishedCurve) -> Section:
     if not differing:
         settings = []
         blocks.append(Paragraph("All settings of the recipe are those of the published run."))
-    return Section(f"Against the published curve ({curve.name})", (*blocks, *settings, Note(COMPARABLE)))
-
-
-def probes_section(record: RunRecord) -> Section:
-    """GLUE scores along the way."""
-    names = sorted(
-        {(task, metric) for line in record.probes for task, scores in line["probe"].items() for metric in scores}
-    )
-    is_sample = any(line.get("sample_tasks") for line in record.probes)
-
-    def score(line: Mapping[str, Any], task: str, metric: str) -> float | None:
-        value = line["probe"].get(task, {}).get(metric)
-        return None if value is None else 100 * value
-
-    series = {
-        f"{task} {metric}": [(float(line["step"]), value) for line in record.probes
-                             if (value := score(line, task, metric)) is not None]
-        for task, metric in names
-    }  # fmt: skip
-    columns = (Column("Step", "right"), *(Column(f"{task} {metric}", "right") for task, metric in names))
-    rows = [
-        (f"{line['step']:,}", *(plain(score(line, *name), 1) for name in names))
-        for line in thinned(record.probes, MAX_ROWS)
-    ]
-    what = "the generated sample tasks, not GLUE" if is_sample else "GLUE's development sets"
-    alt = "; ".join(f"{name}: {', '.join(f'{y:.1f}' for _, y in points)}" for name, points in series.items())
-    caption = f"Short fine-tunings of the model as it was, on {what}; scores times 100, one seed"
-    svg = line_plot(series, "optimizer steps of pretraining", "score (times 100)")
-    return Section("GLUE probes", (
-        *([Note(f"These scores are on {what}: they cannot be compared with GLUE scores.")] if is_sample else []),
-        Table(columns, tuple(rows), caption),
-        Image("probes", svg, f"Probe scores. {alt}."),
-    ))  # fmt: skip
+    return Section(f"Against the published curve ({curve.name})", (*blocks, *settings, Note(curve.comparable)))
 
 
 def throughput_section(record: RunRecord) -> Section:
@@ -155,7 +134,7 @@ def throughput_section(record: RunRecord) -> Section:
     )
     words = (
         "Over the log lines; of training alone, without evaluations, checkpoints and probes. FLOP/s count the matrix "
-        "products, three times those of the forward pass, the head on the masked positions only."
+        f"products, three times those of the forward pass, {record.kind.flops_note}."
     )
     if not record.values("mfu"):
         where = devices[0] if devices else "this CPU"

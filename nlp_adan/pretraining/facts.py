@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert.quantities import NOTHING, count, duration, with_unit
-from bert.run_record import RunRecord
+from nlp_adan.pretraining.quantities import NOTHING, count, duration, with_unit
+from nlp_adan.pretraining.record import RunRecord
 from nlp_adan.reporting import Code, Column, Note, Paragraph, Section, Table
 from nlp_adan.reporting.facts import facts_table
 
 MAX_SOURCES = 12
-# Beside these the run has every option of the Trainer; resolved.yaml holds them all.
-SETTINGS = (
-    "recipe", "model_name_or_path", "config_name", "model_type", "hidden_size", "num_hidden_layers",
-    "num_attention_heads", "intermediate_size", "initializer_range", "dropout", "block_size", "mask_probability",
+# After those of model and data. Beside these a run has every option of the Trainer; resolved.yaml holds them all.
+TRAINING_OPTIONS = (
     "optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
     "max_grad_norm", "lr_scheduler_type", "warmup_steps", "max_steps", "max_hours", "num_train_epochs",
     "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "tf32",
     "activation_checkpointing", "torch_compile", "attn_implementation", "deepspeed", "seed", "data_seed",
 )  # fmt: skip
-SIZES = {"model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-         "initializer_range", "dropout"}  # fmt: skip
 SWITCHES = ("fp16", "tf32", "activation_checkpointing", "torch_compile")  # told where they are on
 
 
@@ -36,7 +32,7 @@ def cost_section(record: RunRecord) -> Section:
         ("Parameters", NOTHING if record.num_parameters is None else f"{record.num_parameters:,}"),
         ("Steps", f"{record.step:,}"),
         ("Tokens", f"{count(record.tokens)} ({record.sequences_per_step:,} sequences of "
-                   f"{record.settings['block_size']} a step)"),
+                   f"{record.sequence_length} a step)"),
         ("Matrix products, training", with_unit(record.flops, "FLOP")),
     ]  # fmt: skip
     if record.starts:
@@ -78,8 +74,9 @@ def data_section(record: RunRecord) -> Section:
         return Section("Data", (Note(words), facts_table(facts)))
     inputs = manifest.get("inputs", {})
     facts = [("Corpus", str(manifest.get("corpus_name", NOTHING)))]
-    for part, name in (("train", "Training part"), ("valid", "Validation part")):
-        facts.append((name, _part(manifest.get(part, {}))))
+    for part, name in (("train", "Training part"), ("valid", "Validation part"), ("test", "Test part")):
+        if part != "test" or part in manifest:
+            facts.append((name, _part(manifest.get(part, {}))))
     epochs = _epochs(record, manifest)
     facts += [
         ("Epochs trained", NOTHING if epochs is None else f"{epochs:,.{2 if epochs >= 1 else 4}f}"),
@@ -101,8 +98,11 @@ def _part(part: Mapping[str, Any]) -> str:
 
 
 def _epochs(record: RunRecord, manifest: Mapping[str, Any]) -> float | None:
-    blocks = manifest.get("train", {}).get("num_blocks")
-    return record.step * record.sequences_per_step / blocks if blocks else None
+    """By blocks where the data are cut into them, else by tokens."""
+    part = manifest.get("train", {})
+    if blocks := part.get("num_blocks"):
+        return float(record.step * record.sequences_per_step / blocks)
+    return record.tokens / part["num_tokens"] if part.get("num_tokens") else None
 
 
 def tokenizer_of(record: RunRecord) -> str:
@@ -137,16 +137,15 @@ def settings_section(record: RunRecord) -> Section:
     settings = record.settings
     left_out = {name for name in SWITCHES if not settings.get(name)}
     if settings.get("model_name_or_path") or settings.get("config_name"):
-        left_out |= SIZES  # the named configuration's are in force
+        left_out |= record.kind.sizes  # the named configuration's are in force
     if str(settings.get("optim")) == "adan":
         left_out |= {"adam_beta1", "adam_beta2"}
     if record.max_hours is not None or int(settings.get("max_steps") or -1) > 0:
         left_out.add("num_train_epochs")
     if int(settings.get("max_steps") or -1) < 1:
         left_out.add("max_steps")
-    facts = [
-        (name, str(settings[name])) for name in SETTINGS if name not in left_out and settings.get(name) is not None
-    ]
+    names = ("recipe", *record.kind.options, *TRAINING_OPTIONS)
+    facts = [(name, str(settings[name])) for name in names if name not in left_out and settings.get(name) is not None]
     command = str(record.environment.get("command", ""))
     ranks = "one process" if record.world_size == 1 else f"each of {record.world_size} ranks"
     note = "The options that decide what is computed; resolved.yaml holds all, and is itself a recipe."

@@ -17,6 +17,7 @@ import yaml
 from safetensors import safe_open
 
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.run_kind import Measure, RunKind
 from nlp_adan.training.run_folder import RunFolder
 
 Point = tuple[float, float]
@@ -26,17 +27,19 @@ Point = tuple[float, float]
 class RunRecord:
     """A run's files, as they are in its folder.
 
-    `log`, `evaluations` (of a step, the last) and `probes` are in the order of their steps; `metrics` are empty where
-    the run is not finished, `manifest` is None where the prepared data are not at hand.
+    `log`, `evaluations` (of a step, the last) and `notes`, the other lines of eval.jsonl, are in the order of their
+    steps; `metrics` are empty where the run is not finished, `manifest` is None where the prepared data are not at
+    hand.
     """
 
+    kind: RunKind
     folder: Path
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     starts: Sequence[Mapping[str, Any]]
     log: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
-    probes: Sequence[Mapping[str, Any]]
+    notes: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Any]
     data_record: Mapping[str, Any]
     manifest: Mapping[str, Any] | None
@@ -83,11 +86,25 @@ class RunRecord:
         return int(per_rank * self.world_size)
 
     @property
+    def sequence_length(self) -> int:
+        """Tokens of a sequence."""
+        return int(self.settings[self.kind.length_option])
+
+    @property
     def tokens(self) -> int:
         """Trained tokens, special ones and repetitions included."""
-        return int(
-            self.metrics.get("trained_tokens", self.step * self.sequences_per_step * self.settings["block_size"])
-        )
+        return int(self.metrics.get("trained_tokens", self.step * self.sequences_per_step * self.sequence_length))
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What its curves show."""
+        measures = self.kind.measures
+        return next((measure for measure in measures if measure.figure in self.last_evaluation), measures[0])
+
+    def measured(self, points: Sequence[Point]) -> list[Point]:
+        """(step, measure) of (step, loss in nats a token), where it is a number."""
+        found = [(step, self.measure.from_nats(nats)) for step, nats in points]
+        return [(step, value) for step, value in found if math.isfinite(value)]
 
     @property
     def trained_seconds(self) -> float | None:
@@ -154,11 +171,12 @@ class RunRecord:
         return (steps, seconds) if points else None
 
 
-def read_run(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> RunRecord:
+def read_run(run: RunFolder, kind: RunKind, manifest: Mapping[str, Any] | None = None) -> RunRecord:
     """The record of a pretraining run, finished or not.
 
     Args:
         run: its folder.
+        kind: of the run.
         manifest: of the prepared data; None: read from where the run says they are, if they still are there.
 
     Raises: UserError where the folder holds no pretraining run, or a file in it is damaged.
@@ -170,21 +188,26 @@ def read_run(run: RunFolder, manifest: Mapping[str, Any] | None = None) -> RunRe
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): bring it back, or name another run") from error
-    if not isinstance(settings, Mapping) or not {"mask_probability", "block_size"} <= settings.keys():
-        raise UserError(f"{str(run.path)!r} holds no pretraining run (its resolved.yaml has no mask_probability)")
+    missing = [name for name in kind.marks if not isinstance(settings, Mapping) or name not in settings]
+    if missing:
+        raise UserError(
+            f"{str(run.path)!r} holds no pretraining run of {kind.name} (its resolved.yaml has no {missing[0]}): name "
+            "the folder of one"
+        )
     data_record = _read_json(run.path / "data.json")
     if manifest is None and data_record.get("folder"):
         found = _read_json(Path(data_record["folder"]) / "manifest.json")
         manifest = found if found.get("key") == data_record.get("key") else None
     evaluations = run.read("eval.jsonl")
     return RunRecord(
+        kind=kind,
         folder=run.path,
         settings=settings,
         environment=_read_json(run.path / "environment.json"),
         starts=run.read("starts.jsonl"),
         log=run.read("log.jsonl"),
-        evaluations=list({line["step"]: line for line in evaluations if "eval_mlm_loss" in line}.values()),
-        probes=[line for line in evaluations if "probe" in line],
+        evaluations=list({line["step"]: line for line in evaluations if kind.loss in line}.values()),
+        notes=[line for line in evaluations if kind.loss not in line],
         metrics=_read_json(run.path / run.last_file),
         data_record=data_record,
         manifest=manifest or None,

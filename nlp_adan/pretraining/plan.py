@@ -1,21 +1,17 @@
-"""What a run would take, before anything is prepared or trained: `run_pretrain.py bert ... --dry_run`."""
+"""What a run would take, before anything is prepared or trained: `run_pretrain.py FAMILY ... --dry_run`."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import torch
-from transformers import PretrainedConfig
-
-from bert.flops import TRAINING_PER_FORWARD, forward_flops_per_sequence
-from bert.memory import StateMemory, activation_bytes, optimizer_state_bytes, state_memory
-from bert.model import masked_lm_class
-from bert.quantities import count, duration, with_unit
-from bert.sparse_layers import last_layer
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.memory import StateMemory, optimizer_state_bytes, state_memory
+from nlp_adan.pretraining.quantities import count, duration, with_unit
 from nlp_adan.training.hardware import peak_flops
 
+# A training step in units of its forward pass: backward multiplies twice, for the inputs' and the weights' gradients.
+TRAINING_PER_FORWARD = 3
 # Where no rate is given: what well-fed GPUs reach in bf16 with BERT-sized models.
 ASSUMED_MFU = 0.4
 # Of a device's memory, for buffers of communication, workspaces and fragmentation.
@@ -41,25 +37,50 @@ class Devices:
 
 
 @dataclass(frozen=True)
+class ModelCosts:
+    """What a model takes, whether or not it exists yet.
+
+    Args:
+        model_type: of its configuration.
+        num_parameters: each shared one once.
+        forward_flops_per_sequence: of the matrix products of one forward pass over one sequence.
+        activation_bytes_per_sequence: at the peak, an estimate.
+        activations_note: what the estimate assumes.
+        smaller: what to give where not one sequence fits, the end of a sentence.
+        num_outside_embedding: parameters outside of embedding and softmax; None: not told.
+    """
+
+    model_type: str
+    num_parameters: int
+    forward_flops_per_sequence: float
+    activation_bytes_per_sequence: float
+    activations_note: str
+    smaller: str
+    num_outside_embedding: int | None = None
+
+
+@dataclass(frozen=True)
 class Workload:
     """What a run computes; the options of the command line, as they act.
 
     Args:
+        sequence_length: tokens of a sequence.
         global_batch_size: sequences of one optimizer step; None: `micro_batch_size` x `accumulation_steps` x ranks.
         micro_batch_size: the most that a rank takes at a time.
-        num_train_blocks: sequences of an epoch; None where the data are not prepared yet.
+        num_train_sequences: of an epoch; None where the data are not prepared yet.
+        sequences: what the data calls them.
         max_steps, max_hours, num_train_epochs: the first that is not None says how long the run is.
         optim, optim_args: as on the command line.
         bf16: --bf16 or --fp16.
         deepspeed: the name of the file in ds_configs/ that was chosen, without its ending, or None.
     """
 
-    block_size: int
-    mask_probability: float
+    sequence_length: int
     micro_batch_size: int
     global_batch_size: int | None = None
     accumulation_steps: int = 1
-    num_train_blocks: int | None = None
+    num_train_sequences: int | None = None
+    sequences: str = "blocks"
     max_steps: int | None = None
     max_hours: float | None = None
     num_train_epochs: float | None = None
@@ -78,8 +99,7 @@ class Plan:
     are not known. `flops_per_second` is that of one device.
     """
 
-    model_type: str
-    num_parameters: int
+    costs: ModelCosts
     workload: Workload
     devices: Devices
     global_batch_size: int
@@ -88,13 +108,17 @@ class Plan:
     flops_per_step: float
     flops_per_second: float | None
     rate_source: str
-    activation_bytes_per_sequence: float
     state_bytes: dict[str, StateMemory]
+
+    @property
+    def num_parameters(self) -> int:
+        """Each shared one once."""
+        return self.costs.num_parameters
 
     @property
     def tokens_per_step(self) -> int:
         """Over all ranks."""
-        return self.global_batch_size * self.workload.block_size
+        return self.global_batch_size * self.workload.sequence_length
 
     @property
     def hours(self) -> float | None:
@@ -110,7 +134,7 @@ class Plan:
         if self.devices.memory_bytes is None:
             return None
         room = (1 - RESERVED_SHARE) * self.devices.memory_bytes - self.state_bytes[name].device_bytes
-        return max(0, int(room // self.activation_bytes_per_sequence))
+        return max(0, int(room // self.costs.activation_bytes_per_sequence))
 
     @property
     def recommended(self) -> str | None:
@@ -120,23 +144,17 @@ class Plan:
         )
 
 
-def make_plan(config: PretrainedConfig, workload: Workload, devices: Devices) -> Plan:
-    """The plan of training a model of this configuration; takes no memory for the model and touches no file.
+def make_plan(costs: ModelCosts, workload: Workload, devices: Devices) -> Plan:
+    """The plan of training a model that costs so much; touches no file.
 
-    Raises: UserError where the ranks cannot share the batch equally, or the model cannot be pretrained here.
+    Raises: UserError where the ranks cannot share the batch equally.
     """
     global_batch, micro_batch = _batch_sizes(workload, devices.world_size)
-    with torch.device("meta"):
-        model = masked_lm_class(config)(config)
-    per_sequence = TRAINING_PER_FORWARD * forward_flops_per_sequence(
-        config, workload.block_size, workload.mask_probability, sparse_last_layer=last_layer(model) is not None
-    )
     rate, rate_source = _rate(workload, devices)
-    flops_per_step = per_sequence * global_batch
+    flops_per_step = TRAINING_PER_FORWARD * costs.forward_flops_per_sequence * global_batch
     states = optimizer_state_bytes(workload.optim, workload.optim_args)
     return Plan(
-        model_type=config.model_type,
-        num_parameters=model.num_parameters(),
+        costs=costs,
         workload=workload,
         devices=devices,
         global_batch_size=global_batch,
@@ -145,12 +163,9 @@ def make_plan(config: PretrainedConfig, workload: Workload, devices: Devices) ->
         flops_per_step=flops_per_step,
         flops_per_second=rate,
         rate_source=rate_source,
-        activation_bytes_per_sequence=activation_bytes(
-            config, workload.block_size, workload.mask_probability, workload.bf16, workload.activation_checkpointing
-        ),
         state_bytes={}
         if states is None
-        else state_memory(model.num_parameters(), states, devices.world_size, workload.bf16),
+        else state_memory(costs.num_parameters, states, devices.world_size, workload.bf16),
     )
 
 
@@ -188,9 +203,9 @@ def _num_steps(
         return workload.max_steps
     if workload.max_hours is not None:
         return None if rate is None else max(1, int(workload.max_hours * 3600 * rate * world_size / flops_per_step))
-    if workload.num_train_blocks is None or workload.num_train_epochs is None:
+    if workload.num_train_sequences is None or workload.num_train_epochs is None:
         return None
-    return max(1, math.ceil(workload.num_train_blocks * workload.num_train_epochs / global_batch))
+    return max(1, math.ceil(workload.num_train_sequences * workload.num_train_epochs / global_batch))
 
 
 def format_plan(plan: Plan) -> str:
@@ -202,9 +217,9 @@ def format_plan(plan: Plan) -> str:
         device += f", {plan.devices.memory_bytes / GIB:.1f} GiB"
     split = f"{ranks} rank{'s' * (ranks > 1)} x {plan.micro_batch_size} at a time x {accumulation}"
     facts = [
-        ("model", f"{plan.model_type}, {plan.num_parameters / 1e6:,.1f} M parameters, {work.optim}"),
+        ("model", f"{plan.costs.model_type}, {_format_parameters(plan.costs)}, {work.optim}"),
         ("ranks", f"{ranks} x {device}, {'bf16' if work.bf16 else 'float32'}"),
-        ("batch", f"{plan.global_batch_size:,} sequences a step = {split}; x {work.block_size} = "
+        ("batch", f"{plan.global_batch_size:,} sequences a step = {split}; x {work.sequence_length} = "
                   f"{plan.tokens_per_step:,} tokens"),
         ("length", _format_length(plan)),
         ("work", _format_work(plan)),
@@ -213,16 +228,24 @@ def format_plan(plan: Plan) -> str:
     return "\n".join([*(f"{name:8}{text}" for name, text in facts), *_format_memory(plan)])
 
 
+def _format_parameters(costs: ModelCosts) -> str:
+    """In full where the count outside of embedding and softmax is told, which is what papers compare."""
+    if costs.num_outside_embedding is None:
+        return f"{costs.num_parameters / 1e6:,.1f} M parameters"
+    return f"{costs.num_parameters:,} parameters ({costs.num_outside_embedding:,} outside of embedding and softmax)"
+
+
 def _format_length(plan: Plan) -> str:
     if plan.num_steps is None:
-        why = "the FLOP/s are" if plan.workload.max_hours is not None else "the number of blocks is"
+        sequences = plan.workload.sequences
+        why = "the FLOP/s are" if plan.workload.max_hours is not None else f"the number of {sequences} is"
         return f"not known before {why}"
     text = f"{plan.num_steps:,} steps" if plan.workload.max_hours is None else f"about {plan.num_steps:,} steps"
     text += f" = {count(plan.num_steps * plan.tokens_per_step)} tokens"
-    if plan.workload.num_train_blocks is None:
+    if plan.workload.num_train_sequences is None:
         return f"{text}; the data are not prepared: epochs not known"
-    epochs = plan.num_steps * plan.global_batch_size / plan.workload.num_train_blocks
-    return f"{text} = {epochs:,.3g} epochs of {plan.workload.num_train_blocks:,} blocks"
+    epochs = plan.num_steps * plan.global_batch_size / plan.workload.num_train_sequences
+    return f"{text} = {epochs:,.3g} epochs of {plan.workload.num_train_sequences:,} {plan.workload.sequences}"
 
 
 def _format_work(plan: Plan) -> str:
@@ -240,10 +263,10 @@ def _format_time(plan: Plan) -> str:
 
 
 def _format_memory(plan: Plan) -> list[str]:
-    activations = plan.micro_batch_size * plan.activation_bytes_per_sequence / GIB
+    activations = plan.micro_batch_size * plan.costs.activation_bytes_per_sequence / GIB
     lines = [
         f"memory  activations, {plan.micro_batch_size} sequences at a time: {activations:,.2f} GiB a rank "
-        "(an estimate; attention without stored scores)"
+        f"(an estimate; {plan.costs.activations_note})"
     ]
     indent = " " * 8
     if not plan.state_bytes:
@@ -278,4 +301,4 @@ def _advice(plan: Plan) -> str:
             remedy = f"--per_device_train_batch_size {most}"
             remedy += "" if name == "none" else f" --deepspeed ds_configs/{name}.json"
             return f"{plan.micro_batch_size} at a time do not fit: give `{remedy}` ({reserve})"
-    return f"not one sequence fits: give `--activation_checkpointing true`, or a smaller --block_size ({reserve})"
+    return f"not one sequence fits: give {plan.costs.smaller} ({reserve})"
