@@ -104,7 +104,7 @@ class FileCorpus(Corpus):
     @property
     def options(self) -> dict[str, Any]:
         """The options that change the documents; only those that these files use."""
-        kinds = {_kind(path) for path in self.files}
+        kinds = {file_kind(path) for path in self.files}
         options: dict[str, Any] = {}
         if kinds - {".parquet"}:
             options["encoding"] = self.encoding
@@ -137,7 +137,7 @@ class FileCorpus(Corpus):
 
     def _checked_digest(self, path: Path) -> str:
         """SHA-256 of a file; one of text or JSON lines is decoded on the way."""
-        if _kind(path) not in (".txt", ".jsonl"):
+        if file_kind(path) not in (".txt", ".jsonl"):
             return sha256_file(path)
         digest = hashlib.sha256()
         check_text(path, self.encoding, digest.update)
@@ -162,7 +162,7 @@ class FileCorpus(Corpus):
             last = position
 
         try:
-            kind = _kind(path)
+            kind = file_kind(path)
             if kind == ".parquet":
                 yield from read_parquet(path, self.text_column, on_position, cursor or (0, 0))
             elif kind == ".txt":
@@ -176,11 +176,11 @@ class FileCorpus(Corpus):
     def check(self) -> None:
         """See `Corpus.check`."""
         for path in self.files:
-            if _kind(path) == ".parquet":
+            if file_kind(path) == ".parquet":
                 _readable(path, lambda file: check_parquet(file, self.text_column))
         self.sources  # noqa: B018 (reads, decodes and hashes every file)
         for path in self.files:
-            if _kind(path).startswith(".jsonl"):
+            if file_kind(path).startswith(".jsonl"):
                 next(self._read(path, None), None)
         self._check_not_empty()
 
@@ -199,7 +199,7 @@ class FileCorpus(Corpus):
         return sorted(starts)
 
     def _cursor_near(self, path: Path, offset: int) -> Position:
-        kind = _kind(path)
+        kind = file_kind(path)
         if kind == ".parquet":
             return (parquet_rows(path, self.text_column) * offset // path.stat().st_size, 0)
         if offset == 0 or kind == ".jsonl.gz" or self.encoding not in SEEKABLE_ENCODINGS:
@@ -211,7 +211,8 @@ class FileCorpus(Corpus):
         return (begin,) if kind == ".txt" else (begin, UNKNOWN_LINE, 0)
 
 
-def _kind(path: Path) -> str:
+def file_kind(path: Path) -> str:
+    """The one of FORMATS that a file's name says; .txt for any other."""
     name = path.name.lower()
     return next((ending for ending in FORMATS if name.endswith(ending)), ".txt")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nlp_adan.errors import UserError
@@ -48,8 +49,20 @@ class HubCorpus(Corpus):
     def read(self, start: Position = (), on_bytes: OnBytes | None = None) -> Iterator[tuple[str, Position]]:
         """See `Corpus.read`. `on_bytes` is told the bytes of the texts: the stream does not tell its own."""
         first, num_pieces = start[1:] if len(start) > 1 else (0, 0)
-        rows = load_rows(self.path, self.configuration, self.revision, skip=first)
-        for number, row in enumerate(rows, start=first):
+        for text, number in self.texts(SPLIT, first):
+            for count, document in enumerate(text_pieces(text or ""), start=1):
+                if number > first or count > num_pieces:
+                    if on_bytes is not None:
+                        on_bytes(len(document.encode("utf-8", errors="replace")))
+                    yield document, (0, number, count)
+
+    def texts(self, split: str, first_row: int = 0) -> Iterator[tuple[str | None, int]]:
+        """The texts of a split as they are, each with the number of its row.
+
+        Raises: UserError for a row without this column of text.
+        """
+        rows = load_rows(self.path, self.configuration, self.revision, skip=first_row, split=split)
+        for number, row in enumerate(rows, start=first_row):
             if self.text_column not in row:
                 raise missing_column(f"the hub data set {self.name!r}", self.text_column, row)
             text = row[self.text_column]
@@ -58,29 +71,54 @@ class HubCorpus(Corpus):
                     f"the hub data set {self.name!r}, row {number}: the column {self.text_column!r} holds a "
                     f"{type(text).__name__}, not text; name another with `--text_column`"
                 )
-            for count, document in enumerate(text_pieces(text or ""), start=1):
-                if number > first or count > num_pieces:
-                    if on_bytes is not None:
-                        on_bytes(len(document.encode("utf-8", errors="replace")))
-                    yield document, (0, number, count)
+            yield text, number
+
+    def num_rows(self) -> dict[str, int | None]:
+        """The rows of each split; None where the hub does not say.
+
+        Raises: UserError where the data set cannot be loaded.
+        """
+        offline = _is_offline()
+        splits = _load(self.path, self.configuration, streaming=not offline, revision=self.revision)
+        if offline:
+            return {name: len(rows) for name, rows in splits.items()}
+        known = {name: rows.info.splits or {} for name, rows in splits.items()}
+        return {name: known[name][name].num_examples if name in known[name] else None for name in splits}
 
 
-def load_rows(path: str, configuration: str | None, revision: str | None, skip: int = 0) -> Iterator[dict[str, Any]]:
-    """The rows of a data set's training split, streamed; where the hub is switched off, from its local cache.
+def load_rows(
+    path: str, configuration: str | None, revision: str | None, skip: int = 0, split: str = SPLIT
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split of a data set, streamed; where the hub is switched off, from its local cache.
 
     skip: so many rows are left out at the beginning.
 
     Raises: UserError where the data set cannot be loaded: configuration or split missing, no access.
     """
+    rows = _load(path, configuration, split=split, streaming=not _is_offline(), revision=revision)
+    with _reported(path, configuration, split):
+        yield from rows.skip(skip) if skip else rows
+
+
+def _load(path: str, configuration: str | None, **options: Any) -> Any:
     import datasets
 
-    offline = bool(datasets.config.HF_HUB_OFFLINE)
+    with _reported(path, configuration, options.get("split", "all")):
+        return datasets.load_dataset(path, configuration, **options)
+
+
+def _is_offline() -> bool:
+    import datasets
+
+    return bool(datasets.config.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def _reported(path: str, configuration: str | None, split: str) -> Iterator[None]:
+    """Report whatever the network, the hub or a data set's files make of it; no code of ours may be inside."""
     try:
-        rows = datasets.load_dataset(path, configuration, split=SPLIT, streaming=not offline, revision=revision)
-        yield from rows.skip(skip) if skip else rows
-    except (
-        Exception
-    ) as error:  # whatever the network, the hub or a data set's files make of it: no code of ours is inside
+        yield
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         remedy = (
             "Name the configuration as `--data NAME:CONFIGURATION`"
@@ -88,7 +126,7 @@ def load_rows(path: str, configuration: str | None, revision: str | None, skip: 
             else "Run it again when the hub can be reached, or give local files"
         )
         raise UserError(
-            f"the hub data set {path!r} (configuration {configuration or 'none'}, split {SPLIT!r}) cannot be read: "
+            f"the hub data set {path!r} (configuration {configuration or 'none'}, split {split!r}) cannot be read: "
             f"{reason}. {remedy}"
         ) from error
 

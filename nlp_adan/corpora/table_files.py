@@ -43,16 +43,38 @@ def read_jsonl(
     on_position: Callable[[int], None],
     start: tuple[int, ...] = (0, 0, 0),
 ) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """The documents of a file of JSON lines (`.gz`: compressed). Blank lines and null texts are left out.
+    """The documents of a file of JSON lines: see `jsonl_texts`.
 
     Each comes with the `start` from which the next one is read: the offset of a line in the (decompressed) file, the
     number of lines before it (or UNKNOWN_LINE), the number of pieces of its text that came already.
+    """
+    offset, number, num_pieces = start
+    for text, begin, before in jsonl_texts(path, encoding, column, on_position, offset, number):
+        for count, piece in enumerate(text_pieces(text or ""), start=1):
+            if count > num_pieces:
+                yield piece, (begin, before, count)
+        num_pieces = 0
+
+
+def jsonl_texts(
+    path: Path,
+    encoding: str,
+    column: str,
+    on_position: Callable[[int], None],
+    offset: int = 0,
+    number: int = UNKNOWN_LINE,
+) -> Iterator[tuple[str | None, int, int]]:
+    """The texts of a file of JSON lines (`.gz`: compressed) as they are, None for a null. Blank lines are left out.
+
+    Each comes with the offset of its line in the (decompressed) file and the number of lines before it.
+
+    offset: of the line to begin at; number: of the lines before it, UNKNOWN_LINE where that is not known.
 
     Raises: UserError naming the line that is not a JSON object or lacks the column, the byte that is not in this
     encoding, or the file whose compressed data is damaged or ends early.
     """
-    offset, number, num_pieces = start
-    is_known = number != UNKNOWN_LINE
+    is_known = number != UNKNOWN_LINE or offset == 0
+    number = max(number, 0) if is_known else number
 
     def where() -> str:
         return f"{path}, line {number if is_known else _lines_before(path, lines.begin) + 1}"
@@ -65,11 +87,8 @@ def read_jsonl(
                 if len(line) >= MAX_LINE_CHARS - 1 and not line.endswith("\n"):
                     raise UserError(f"{where()}: longer than {MAX_LINE_CHARS:,} characters; split the record")
                 if line.strip():
-                    for count, piece in enumerate(text_pieces(_text_of(where, line, column)), start=1):
-                        if count > num_pieces:
-                            yield piece, (lines.begin, number - is_known, count)
+                    yield _text_of(where, line, column), lines.begin, number - is_known
                     on_position(raw.tell())
-                num_pieces = 0
         except EOFError as error:
             raise UserError(
                 f"{path}: the compressed data ends early, after line {number}; the file is cut off: fetch it again"
@@ -97,7 +116,7 @@ def _lines_before(path: Path, offset: int) -> int:
     return count
 
 
-def _text_of(where: Callable[[], str], line: str, column: str) -> str:
+def _text_of(where: Callable[[], str], line: str, column: str) -> str | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -109,7 +128,7 @@ def _text_of(where: Callable[[], str], line: str, column: str) -> str:
         raise missing_column(where(), column, record)
     text = record[column]
     if text is None:
-        return ""
+        return None
     if not isinstance(text, str):
         raise UserError(
             f"{where()}: the column {column!r} holds a {type(text).__name__}, not text; "
@@ -121,17 +140,28 @@ def _text_of(where: Callable[[], str], line: str, column: str) -> str:
 def read_parquet(
     path: Path, column: str, on_position: Callable[[int], None], start: tuple[int, ...] = (0, 0)
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """The documents of a parquet file, in batches of rows. Nulls are left out.
+    """The documents of a parquet file: see `parquet_texts`.
 
     Each comes with the `start` from which the next one is read: the number of a row and of the pieces of its text that
     came already.
+    """
+    first_row, num_pieces = start
+    for text, row in parquet_texts(path, column, on_position, first_row):
+        for count, piece in enumerate(text_pieces(text or ""), start=1):
+            if row > first_row or count > num_pieces:
+                yield piece, (row, count)
+
+
+def parquet_texts(
+    path: Path, column: str, on_position: Callable[[int], None], first_row: int = 0
+) -> Iterator[tuple[str | None, int]]:
+    """The texts of a parquet file as they are, read in batches of rows, each with the number of its row.
 
     Raises: UserError for a file that is damaged or without this column of strings.
     """
     import pyarrow
 
     num_bytes = path.stat().st_size
-    first_row, num_pieces = start
     num_rows = 0
     with _open_parquet(path, column) as file:
         total_rows = max(1, file.metadata.num_rows)
@@ -143,10 +173,7 @@ def read_parquet(
                 for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=[column]):
                     skipped = min(max(0, first_row - num_rows), batch.num_rows)
                     for row, text in enumerate(batch.column(0).slice(skipped), start=num_rows + skipped):
-                        text = _string(path, row, text)
-                        for count, piece in enumerate(text_pieces(text or ""), start=1):
-                            if row > first_row or count > num_pieces:
-                                yield piece, (row, count)
+                        yield _string(path, row, text), row
                     num_rows += batch.num_rows
                     on_position(num_bytes * num_rows // total_rows)
         except (pyarrow.ArrowException, OSError) as error:

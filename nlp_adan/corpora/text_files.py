@@ -15,7 +15,7 @@ from typing import BinaryIO
 from nlp_adan.errors import UserError
 from nlp_adan.storage import CHUNK_BYTES
 
-from .lines import Lines
+from .lines import SEEKABLE_ENCODINGS, Lines
 
 # A longer document comes in pieces of at most this many characters, cut at a blank line where the second half of a
 # piece has one, else at a line's end, else anywhere: memory stays bounded, and a split by document stays even.
@@ -91,6 +91,61 @@ def read_text(
             check_text(path, encoding)
             raise
         on_position(raw.tell())
+
+
+def read_blocks(
+    path: Path, encoding: str, on_position: Callable[[int], None], start: int = 0, stop: int | None = None
+) -> Iterator[str]:
+    """A text file from one offset to another, in blocks of about a MiB that are cut anywhere.
+
+    start, stop: offsets as `Lines.begin` has them; None: to the end.
+
+    Raises: UserError naming the byte where the file is not in this encoding.
+    """
+    in_bytes = encoding in SEEKABLE_ENCODINGS
+    decoder = codecs.getincrementaldecoder(encoding)()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    offset = start if in_bytes else 0  # of what is read next
+    with open(path, "rb") as file:
+        file.seek(offset)
+        try:
+            while stop is None or offset < stop:
+                chunk = file.read(CHUNK_BYTES if stop is None or not in_bytes else min(CHUNK_BYTES, stop - offset))
+                text = decoder.decode(chunk, final=not chunk)
+                begin, offset = offset, offset + (len(chunk) if in_bytes else len(text))
+                if not in_bytes:
+                    text = text[max(0, start - begin) : None if stop is None else max(0, stop - begin)]
+                if begin == 0:
+                    text = text.removeprefix("\ufeff")
+                on_position(file.tell())
+                if block := newlines.decode(text):
+                    yield block
+                if not chunk:
+                    break
+        except UnicodeDecodeError:
+            check_text(path, encoding)
+            raise
+    if rest := newlines.decode("", final=True):
+        yield rest
+
+
+def lines_of(blocks: Iterable[str]) -> Iterator[str]:
+    """The lines of a text in blocks, each with its newline character; of a longer one PIECE_CHARS at a time."""
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        for line in lines:
+            yield from _chopped(line + "\n")
+        if len(rest) > PIECE_CHARS:
+            *whole, rest = _chopped(rest)
+            yield from whole
+    if rest:
+        yield rest
+
+
+def _chopped(line: str) -> Iterator[str]:
+    for begin in range(0, len(line), PIECE_CHARS):
+        yield line[begin : begin + PIECE_CHARS]
 
 
 def check_text(path: Path, encoding: str, on_chunk: Callable[[bytes], object] | None = None) -> None:
