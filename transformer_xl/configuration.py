@@ -90,6 +90,12 @@ class TransformerXLConfig(PretrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def attention_width(self) -> int:
+        """Width of all heads of a layer together."""
+        assert self.d_head is not None
+        return self.n_head * self.d_head
+
+    @property
     def cluster_ends(self) -> list[int]:
         """Where each cluster of the vocabulary ends, the last one included."""
         return [*self.cutoffs, self.vocab_size]
