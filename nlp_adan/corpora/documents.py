@@ -47,7 +47,7 @@ def open_corpus(
 
     Raises: UserError for an unknown encoding, a path that is not there, a folder without files of a known kind.
     """
-    encoding = _known_encoding(encoding)
+    encoding = known_encoding(encoding)
     if data is None:
         from .builtin_corpus import builtin_corpus_file
 
@@ -118,7 +118,7 @@ class FileCorpus(Corpus):
         sizes = [_readable(path, lambda file: file.stat().st_size) for path in self.files]
         sources = []
         bar = progress(description="Files checked", unit="byte", total=sum(sizes), leave=False)
-        with Digests(self.folder, self.encoding) as digests, bar:
+        with Digests(self.folder, self._digest_purpose()) as digests, bar:
             for path, size in zip(self.files, sizes, strict=True):
                 self._stamps[path] = _readable(path, stamp)
                 digest = _readable(path, lambda file: digests.sha256(file, self._checked_digest))
@@ -134,6 +134,9 @@ class FileCorpus(Corpus):
                     f"{path} was changed while it was read: run it again when nothing writes to it any more; "
                     "what was made of the files before it is kept"
                 )
+
+    def _digest_purpose(self) -> str:
+        return self.encoding
 
     def _checked_digest(self, path: Path) -> str:
         """SHA-256 of a file; one of text or JSON lines is decoded on the way."""
@@ -252,7 +255,7 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _known_encoding(name: str) -> str:
+def known_encoding(name: str) -> str:
     """The codec's own name, so that "utf8", "UTF-8" and "utf-8-sig" are one option."""
     try:
         codec = codecs.lookup(name)

@@ -1,0 +1,240 @@
+"""From `--data` to a stream of token ids on disk: made once, then opened from its folder or the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from nlp_adan.corpora.manifest import (
+    STREAM,
+    differences,
+    is_prepared,
+    read_manifest,
+    remember_files,
+    write_manifest,
+)
+from nlp_adan.corpora.pretrained_tokenizer import load_tokenizer, num_token_ids, tokenizer_digest
+from nlp_adan.errors import UserError, nearest
+from nlp_adan.progress import progress
+from nlp_adan.storage import cache_folder, new_folder, sha256_file, sha256_json
+
+from .data_options import StreamOptions
+from .encoder import TextEncoder, codes_of, separator_id, text_blocks, words_of
+from .stream import COUNTS, TOKENIZER, PreparedStream, open_stream
+from .texts import PARTS, Texts, open_texts, unit_by_name
+from .vocabulary import TextRules, Unit, Vocabulary, build_vocabulary, byte_symbols, count_codes, count_words, rules_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Counted up when the same inputs would give other files.
+FORMAT_VERSION = 1
+MIN_PART_TOKENS = 2  # one is read, the other predicted
+# Options that say how a vocabulary is counted, and have no say where a tokenizer is given.
+VOCABULARY_OPTIONS = ("unit", "lower_case", "max_vocab", "min_count")
+
+
+def default_folder(key: str) -> Path:
+    """Where a stream of this key is kept when the user names no folder."""
+    return cache_folder() / f"stream-{key[:16]}"
+
+
+def prepare_stream(options: StreamOptions, folder: Path | None = None) -> PreparedStream:
+    """The stream of a text: opened where it was made before, from the cache or `folder`, else made now.
+
+    options: `data` may also name a prepared stream, with the options that it was prepared with or none.
+
+    Raises: UserError for whatever is wrong with the options, the text or the disk, and where `folder` holds something
+    else. Nothing is left behind then.
+    """
+    try:
+        _check(options)
+        if options.data is not None and is_prepared(Path(options.data).expanduser()):
+            return _given(options, Path(options.data).expanduser())
+        return _prepared(options, folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or options.data}: {error.strerror or error}; check permissions and free space there "
+            "(NLP_ADAN_CACHE names another folder for the cache)"
+        ) from error
+
+
+def _check(options: StreamOptions) -> None:
+    """Raises: UserError for a value that is out of range, and for options that contradict each other."""
+    units = ("auto", *(unit for unit in get_args(Unit) if unit != "document"))
+    if options.unit not in units:
+        raise UserError(f"--unit {options.unit!r}{nearest(options.unit, units)}: choose one of {', '.join(units)}")
+    if options.max_vocab is not None and options.max_vocab < 2:
+        raise UserError(f"--max_vocab {options.max_vocab}: choose 2 or more tokens")
+    if options.min_count < 1:
+        raise UserError(f"--min_count {options.min_count}: choose 1, which keeps every word, or more")
+    for part in ("valid", "test"):
+        share = getattr(options, f"{part}_fraction")
+        if not 0.0 < share < 1.0 or options.valid_fraction + options.test_fraction >= 1.0:
+            raise UserError(
+                f"--{part}_fraction {share} is impossible: choose shares between 0 and 1 that leave text to train on, "
+                "as 0.05"
+            )
+    if options.tokenizer is not None:
+        _refuse(options, VOCABULARY_OPTIONS, "--tokenizer has a vocabulary and rules of its own")
+
+
+def _refuse(options: StreamOptions, names: tuple[str, ...], why: str) -> None:
+    defaults = {field.name: field.default for field in fields(StreamOptions)}
+    for name in names:
+        value = getattr(options, name)
+        if value != defaults[name]:
+            raise UserError(f"--{name} {value}: {why}; leave one of them out")
+
+
+def _rules(options: StreamOptions, tokenizer: PreTrainedTokenizerBase | None) -> TextRules:
+    if tokenizer is not None:
+        rules = rules_of(tokenizer)
+        if rules.unit == "document":
+            separator_id(tokenizer)
+        return rules
+    unit: Any = unit_by_name(options.data) if options.unit == "auto" else options.unit
+    if unit == "byte":
+        _refuse(options, VOCABULARY_OPTIONS[1:], "a byte is a byte, and all 256 are in the vocabulary")
+    return TextRules(unit, options.lower_case)
+
+
+def _prepared(options: StreamOptions, folder: Path | None) -> PreparedStream:
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    rules = _rules(options, tokenizer)
+    texts = open_texts(
+        options.data, rules.unit, options.encoding, options.text_column, options.valid_fraction, options.test_fraction
+    )
+    inputs = {
+        "corpus": texts.identity(),
+        "rules": asdict(rules),
+        "max_vocab": options.max_vocab,
+        "min_count": options.min_count,
+        "tokenizer_sha256": None if tokenizer is None else tokenizer_digest(tokenizer),
+        "format": FORMAT_VERSION,
+    }
+    folder = (default_folder(sha256_json(inputs)) if folder is None else folder).expanduser().resolve()
+    if is_prepared(folder):
+        found = read_manifest(folder, STREAM)["inputs"]
+        if found != inputs:
+            raise UserError(
+                f"{folder} holds a stream prepared from other inputs ({differences(found, inputs)}): name another "
+                "folder, or delete this one"
+            )
+        return open_stream(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and holds no prepared stream: name a new folder")
+    texts.corpus.check()
+    with new_folder(folder) as temporary:
+        manifest = _make(texts, rules, tokenizer, inputs, temporary)
+        texts.corpus.check_unchanged()
+        write_manifest(temporary, manifest)
+    if read_manifest(folder, STREAM)["files"] == manifest["files"]:  # else another process made it, a little before
+        remember_files(folder, manifest)
+    return open_stream(folder)
+
+
+def _given(options: StreamOptions, folder: Path) -> PreparedStream:
+    """A stream that was prepared before, without its text."""
+    stream = open_stream(folder)
+    if options.unit not in ("auto", stream.rules.unit):
+        raise UserError(f"--unit {options.unit}: the tokens in {folder} are of {stream.rules.unit}s; leave it out")
+    if options.tokenizer is not None:
+        stated = stream.manifest["inputs"]["tokenizer_sha256"] or tokenizer_digest(stream.tokenizer())
+        if tokenizer_digest(load_tokenizer(options.tokenizer)) != stated:
+            raise UserError(f"--tokenizer {options.tokenizer!r} is not the one of the stream in {folder}: leave it out")
+    return stream
+
+
+def _make(
+    texts: Texts,
+    rules: TextRules,
+    tokenizer: PreTrainedTokenizerBase | None,
+    inputs: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write all files of a stream but its manifest, which is returned."""
+    if tokenizer is None:
+        vocabulary = _count(texts, rules, inputs["max_vocab"], inputs["min_count"])
+        tokenizer = vocabulary.tokenizer()
+    tokenizer.save_pretrained(str(folder / TOKENIZER))
+    counts = np.zeros(num_token_ids(tokenizer), dtype=np.int64)
+    parts = {part: _write(texts, part, tokenizer, rules, folder, counts) for part in reversed(PARTS)}
+    np.save(folder / COUNTS, counts)
+    digests = {f"{part}.bin": parts[part].pop("sha256") for part in PARTS}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return {
+        "kind": STREAM,
+        "key": sha256_json(inputs),
+        "inputs": inputs,
+        "corpus_name": texts.corpus.title,
+        "rules": asdict(rules),
+        "vocab_size": len(counts),
+        "dtype": TextEncoder(tokenizer, rules).dtype.name,
+        "parts": {part: parts[part] for part in PARTS},
+        "files": {
+            name: {"num_bytes": path.stat().st_size, "sha256": digests.get(name) or sha256_file(path)}
+            for name, path in zip(names, files, strict=True)
+        },
+    }
+
+
+def _count(texts: Texts, rules: TextRules, max_vocab: int | None, min_count: int) -> Vocabulary:
+    """The vocabulary of the training part."""
+    spans = texts.parts["train"]
+    with progress(description="Vocabulary", unit="byte", total=texts.corpus.num_bytes, leave=False) as bar:
+        if rules.unit == "byte":
+            read = (chunk for span in spans for chunk in span.reader.bytes_blocks(span.start, span.stop, bar.update))
+            symbols = byte_symbols().__getitem__
+            counts = count_codes((np.frombuffer(chunk, np.uint8) for chunk in read), symbols)
+        else:
+            blocks = (block for _, found in text_blocks(spans, rules, bar.update) for block in found)
+            if rules.unit == "word":
+                counts = count_words(words_of(block, rules) for block in blocks)
+            else:
+                counts = count_codes(codes_of(block, rules) for block in blocks)
+    return build_vocabulary(counts, rules, max_vocab, min_count)
+
+
+def _write(
+    texts: Texts,
+    part: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: TextRules,
+    folder: Path,
+    counts: np.ndarray[Any, np.dtype[np.int64]],
+) -> dict[str, Any]:
+    """Write a part's ids; what they are, and their hash. Those of the training part are counted in `counts`."""
+    encoder = TextEncoder(tokenizer, rules, remedy="`--min_count 2` makes one of the rare words of the training part")
+    digest = hashlib.sha256()
+    spans = texts.parts[part]
+    size = sum(span.reader.size for span in spans)
+    with open(folder / f"{part}.bin", "wb") as file:
+        with progress(description=f"Tokens of {part}", unit="byte", total=size, leave=False) as bar:
+            for ids in encoder.encode(spans, bar.update):
+                content = ids.tobytes()
+                file.write(content)
+                digest.update(content)
+                if part == "train":
+                    counts += np.bincount(ids, minlength=len(counts))
+        file.flush()
+        os.fsync(file.fileno())
+    tally = encoder.tally
+    if tally.num_tokens < MIN_PART_TOKENS:
+        names = ", ".join(span.reader.name for span in spans)
+        remedy = f"choose a larger `--{part}_fraction`" if part in texts.fractions else "add text to it"
+        raise UserError(f"the part {part!r} of the text has {tally.num_tokens} token(s) ({names}): {remedy}")
+    unit = "num_documents" if rules.unit == "document" else "num_lines"
+    return {
+        "num_tokens": tally.num_tokens,
+        unit: tally.num_lines,
+        "num_unknown": tally.num_unknown,
+        "sha256": digest.hexdigest(),
+    }
