@@ -9,7 +9,7 @@ from bert.flops import forward_flops_per_sequence
 from bert.memory import activation_bytes
 from bert.model import masked_lm_class
 from bert.sparse_layers import last_layer
-from nlp_adan.pretraining.plan import ModelCosts
+from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, ModelCosts
 
 
 def masked_lm_costs(
@@ -33,10 +33,12 @@ def masked_lm_costs(
     with torch.device("meta"):
         model = masked_lm_class(config)(config)
     sparse = last_layer(model) is not None
+    forward = forward_flops_per_sequence(config, block_size, mask_probability, sparse)
     return ModelCosts(
         model_type=config.model_type,
         num_parameters=model.num_parameters(),
-        forward_flops_per_sequence=forward_flops_per_sequence(config, block_size, mask_probability, sparse),
+        training_flops_per_sequence=TRAINING_PER_FORWARD * forward,
+        flops_note=f"matrix products, {TRAINING_PER_FORWARD} x forward",
         activation_bytes_per_sequence=activation_bytes(
             config, block_size, mask_probability, bf16, activation_checkpointing
         ),

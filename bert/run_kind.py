@@ -43,6 +43,16 @@ def _known(record: RunRecord) -> str:
     return text
 
 
+def _tokenizer(record: RunRecord) -> str:
+    """Where the tokenizer is from, in words."""
+    sample = (record.manifest or {}).get("tokenizer_sample")
+    named = record.settings.get("tokenizer") or record.settings.get("model_name_or_path")
+    if sample is None:
+        return str(named or "not known")
+    kind = {"bpe": "byte-level BPE", "wordpiece": "WordPiece"}.get(str(sample.get("kind")), str(sample.get("kind")))
+    return f"{kind}, trained on {sample.get('corpus_name', 'the text')}"
+
+
 def _where(record: RunRecord) -> str:
     masked = record.metrics.get("eval_masked_tokens")
     return "held-out documents of the same corpus" + ("" if masked is None else f", {masked:,} masked tokens")
@@ -61,6 +71,7 @@ MASKED_LM = RunKind(
     name="masked language models",
     marks=("mask_probability", "block_size"),
     length_option="block_size",
+    mean_length=lambda settings: settings["block_size"],
     loss="eval_mlm_loss",
     measures=(
         Measure(
@@ -72,7 +83,9 @@ MASKED_LM = RunKind(
     columns=(TOP1, TOP5),
     evaluations_caption="Evaluations, on held-out documents",
     known=_known,
-    flops_note="the head on the masked positions only",
+    flops_note="three times those of the forward pass, the head on the masked positions only",
+    layers_prefix=None,
+    tokenizer=_tokenizer,
     options=("model_name_or_path", "config_name", *SIZES, "block_size", "mask_probability"),
     sizes=frozenset(SIZES),
     published=published_curve,

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nlp_adan.errors import UserError
-from nlp_adan.pretraining.facts import tokenizer_of
+from nlp_adan.pretraining.facts import parts_of
 from nlp_adan.pretraining.quantities import count, duration
 from nlp_adan.pretraining.record import RunRecord, read_run
 from nlp_adan.pretraining.run_kind import Figure, RunKind
@@ -109,7 +109,7 @@ def _base_model(record: RunRecord) -> str | None:
 
 def _optimizer(record: RunRecord) -> str:
     name = str(record.settings.get("optim"))
-    return {"adan": "Adan", "adamw_torch": "AdamW", "adamw_torch_fused": "AdamW"}.get(name, name)
+    return {"adan": "Adan", "adamw_torch": "AdamW", "adamw_torch_fused": "AdamW", "sgd": "SGD"}.get(name, name)
 
 
 def _results(record: RunRecord) -> str:
@@ -153,10 +153,10 @@ def _training(record: RunRecord) -> str:
 def _data(record: RunRecord) -> str:
     if record.manifest is None:
         return f"{corpus_name(record)}; the prepared data were not at hand when this card was written."
-    train = record.manifest.get("train", {})
-    labels = {"num_documents": "documents", "num_chars": "characters", "num_tokens": "tokens"}
+    train = parts_of(record.manifest).get("train", {})
+    labels = {"num_documents": "documents", "num_lines": "lines", "num_chars": "characters", "num_tokens": "tokens"}
     sizes = ", ".join(f"{count(train[name])} {label}" for name, label in labels.items() if name in train)
-    tokenizer = tokenizer_of(record)
+    tokenizer = record.kind.tokenizer(record)
     return (
         f"{corpus_name(record)}: {sizes} in the training part. Tokenizer: {tokenizer}, "
         f"{record.manifest.get('vocab_size', 0):,} entries. Key of the prepared data: "

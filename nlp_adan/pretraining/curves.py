@@ -75,7 +75,10 @@ def _loss_plot(record: RunRecord, train: Sequence[Point], valid: Sequence[Point]
 
 def _evaluations_table(record: RunRecord) -> Table:
     kind = record.kind
-    names = ("Step", "Trained", "Tokens", "Training loss", "Validation loss", *(figure.head for figure in kind.columns))
+    columns = [
+        figure for figure in kind.columns if figure.is_expected or any(figure.name in at for at in record.evaluations)
+    ]
+    names = ("Step", "Trained", "Tokens", "Training loss", "Validation loss", *(figure.head for figure in columns))
     train = dict(record.curve("loss"))
     rows = []
     for line in thinned(record.evaluations, MAX_ROWS):
@@ -84,10 +87,10 @@ def _evaluations_table(record: RunRecord) -> Table:
         rows.append((
             f"{step:,}",
             duration(None if hours is None else 3600 * hours),
-            count(step * record.sequences_per_step * record.sequence_length),
+            count(step * record.tokens_per_step),
             plain(None if before is None else train[before]),
             plain(line.get(kind.loss)),
-            *(figure.text(line.get(figure.name)) for figure in kind.columns),
+            *(figure.text(line.get(figure.name)) for figure in columns),
         ))  # fmt: skip
     return Table(tuple(Column(name, "right") for name in names), tuple(rows), kind.evaluations_caption)
 
@@ -134,7 +137,7 @@ def throughput_section(record: RunRecord) -> Section:
     )
     words = (
         "Over the log lines; of training alone, without evaluations, checkpoints and probes. FLOP/s count the matrix "
-        f"products, three times those of the forward pass, {record.kind.flops_note}."
+        f"products, {record.kind.flops_note}."
     )
     if not record.values("mfu"):
         where = devices[0] if devices else "this CPU"

@@ -14,11 +14,12 @@ MAX_SOURCES = 12
 # After those of model and data. Beside these a run has every option of the Trainer; resolved.yaml holds them all.
 TRAINING_OPTIONS = (
     "optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
-    "max_grad_norm", "lr_scheduler_type", "warmup_steps", "max_steps", "max_hours", "num_train_epochs",
-    "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "tf32",
-    "activation_checkpointing", "torch_compile", "attn_implementation", "deepspeed", "seed", "data_seed",
+    "max_grad_norm", "lr_scheduler_type", "warmup_steps", "warmup_on_top", "lr_drops", "lr_drop_factor", "max_steps",
+    "max_hours", "num_train_epochs", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "bf16", "fp16", "tf32", "activation_checkpointing", "torch_compile", "attn_implementation", "deepspeed", "seed",
+    "data_seed",
 )  # fmt: skip
-SWITCHES = ("fp16", "tf32", "activation_checkpointing", "torch_compile")  # told where they are on
+SWITCHES = ("fp16", "tf32", "activation_checkpointing", "torch_compile", "warmup_on_top")  # told where they are on
 
 
 def cost_section(record: RunRecord) -> Section:
@@ -29,7 +30,7 @@ def cost_section(record: RunRecord) -> Section:
         ("Trained time", duration(record.trained_seconds)),
         ("Ranks", kind if record.environment else NOTHING),
         ("Trained time x ranks", _device_hours(record)),
-        ("Parameters", NOTHING if record.num_parameters is None else f"{record.num_parameters:,}"),
+        ("Parameters", _parameters(record)),
         ("Steps", f"{record.step:,}"),
         ("Tokens", f"{count(record.tokens)} ({record.sequences_per_step:,} sequences of "
                    f"{record.sequence_length} a step)"),
@@ -45,6 +46,14 @@ def cost_section(record: RunRecord) -> Section:
             facts.append(("Not training", f"{duration(rest)}: start-ups, pauses between starts, probes, lost steps"))
     text = "Trained time is that of the training loop over all starts, with evaluations and checkpoints."
     return Section("Cost", (facts_table(facts), Paragraph(text)))
+
+
+def _parameters(record: RunRecord) -> str:
+    if record.num_parameters is None:
+        return NOTHING
+    of_layers = record.num_parameters_of_layers
+    rest = "" if of_layers is None else f", {of_layers:,} of them outside of embedding and softmax"
+    return f"{record.num_parameters:,}{rest}"
 
 
 def _device_hours(record: RunRecord) -> str:
@@ -73,25 +82,32 @@ def data_section(record: RunRecord) -> Section:
         facts = [("Data", str(record.settings.get("data") or "the built-in corpus")), ("Manifest key", str(key))]
         return Section("Data", (Note(words), facts_table(facts)))
     inputs = manifest.get("inputs", {})
+    parts = parts_of(manifest)
     facts = [("Corpus", str(manifest.get("corpus_name", NOTHING)))]
     for part, name in (("train", "Training part"), ("valid", "Validation part"), ("test", "Test part")):
-        if part != "test" or part in manifest:
-            facts.append((name, _part(manifest.get(part, {}))))
+        if part != "test" or part in parts:
+            facts.append((name, _part(parts.get(part, {}))))
     epochs = _epochs(record, manifest)
     facts += [
         ("Epochs trained", NOTHING if epochs is None else f"{epochs:,.{2 if epochs >= 1 else 4}f}"),
-        ("Tokenizer", f"{tokenizer_of(record)}, {manifest.get('vocab_size', NOTHING):,} entries"),
-        ("Tokenizer SHA-256", str(inputs.get("tokenizer_sha256", NOTHING))),
+        ("Tokenizer", f"{record.kind.tokenizer(record)}, {manifest.get('vocab_size', NOTHING):,} entries"),
+        ("Tokenizer SHA-256", str(inputs.get("tokenizer_sha256") or NOTHING)),
         ("Manifest key", str(key)),
     ]
     return Section("Data", (facts_table(facts), *_sources(inputs.get("corpus", {}).get("sources") or [])))
 
 
+def parts_of(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest says of each part of the text."""
+    found: Mapping[str, Any] = manifest.get("parts", manifest)
+    return found
+
+
 def _part(part: Mapping[str, Any]) -> str:
     words = [
         f"{part[name]:,} {label.removesuffix('s') if part[name] == 1 else label}"
-        for name, label in (("num_documents", "documents"), ("num_chars", "characters"), ("num_tokens", "tokens"),
-                            ("num_blocks", "blocks"))
+        for name, label in (("num_documents", "documents"), ("num_lines", "lines"), ("num_chars", "characters"),
+                            ("num_tokens", "tokens"), ("num_blocks", "blocks"))
         if isinstance(part.get(name), int)
     ]  # fmt: skip
     return ", ".join(words) or NOTHING
@@ -99,20 +115,10 @@ def _part(part: Mapping[str, Any]) -> str:
 
 def _epochs(record: RunRecord, manifest: Mapping[str, Any]) -> float | None:
     """By blocks where the data are cut into them, else by tokens."""
-    part = manifest.get("train", {})
+    part = parts_of(manifest).get("train", {})
     if blocks := part.get("num_blocks"):
         return float(record.step * record.sequences_per_step / blocks)
     return record.tokens / part["num_tokens"] if part.get("num_tokens") else None
-
-
-def tokenizer_of(record: RunRecord) -> str:
-    """Where the tokenizer is from, in words."""
-    sample = (record.manifest or {}).get("tokenizer_sample")
-    named = record.settings.get("tokenizer") or record.settings.get("model_name_or_path")
-    if sample is None:
-        return str(named or "not known")
-    kind = {"bpe": "byte-level BPE", "wordpiece": "WordPiece"}.get(str(sample.get("kind")), str(sample.get("kind")))
-    return f"{kind}, trained on {sample.get('corpus_name', 'the text')}"
 
 
 def _sources(sources: Sequence[Any]) -> list[Table]:
@@ -138,6 +144,8 @@ def settings_section(record: RunRecord) -> Section:
     left_out = {name for name in SWITCHES if not settings.get(name)}
     if settings.get("model_name_or_path") or settings.get("config_name"):
         left_out |= record.kind.sizes  # the named configuration's are in force
+    if not settings.get("lr_drops"):
+        left_out |= {"lr_drops", "lr_drop_factor"}
     if str(settings.get("optim")) == "adan":
         left_out |= {"adam_beta1", "adam_beta2"}
     if record.max_hours is not None or int(settings.get("max_steps") or -1) > 0:

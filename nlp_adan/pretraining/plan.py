@@ -43,20 +43,24 @@ class ModelCosts:
     Args:
         model_type: of its configuration.
         num_parameters: each shared one once.
-        forward_flops_per_sequence: of the matrix products of one forward pass over one sequence.
+        training_flops_per_sequence: of the matrix products of a training step.
+        flops_note: what they count.
         activation_bytes_per_sequence: at the peak, an estimate.
         activations_note: what the estimate assumes.
         smaller: what to give where not one sequence fits, the end of a sentence.
         num_outside_embedding: parameters outside of embedding and softmax; None: not told.
+        vocabulary: the number of tokens in words, and where it is from; "": not told.
     """
 
     model_type: str
     num_parameters: int
-    forward_flops_per_sequence: float
+    training_flops_per_sequence: float
+    flops_note: str
     activation_bytes_per_sequence: float
     activations_note: str
     smaller: str
     num_outside_embedding: int | None = None
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Workload:
     """What a run computes; the options of the command line, as they act.
 
     Args:
-        sequence_length: tokens of a sequence.
+        sequence_length: tokens of a sequence, on average.
         global_batch_size: sequences of one optimizer step; None: `micro_batch_size` x `accumulation_steps` x ranks.
         micro_batch_size: the most that a rank takes at a time.
         num_train_sequences: of an epoch; None where the data are not prepared yet.
@@ -75,7 +79,7 @@ class Workload:
         deepspeed: the name of the file in ds_configs/ that was chosen, without its ending, or None.
     """
 
-    sequence_length: int
+    sequence_length: float
     micro_batch_size: int
     global_batch_size: int | None = None
     accumulation_steps: int = 1
@@ -118,7 +122,7 @@ class Plan:
     @property
     def tokens_per_step(self) -> int:
         """Over all ranks."""
-        return self.global_batch_size * self.workload.sequence_length
+        return round(self.global_batch_size * self.workload.sequence_length)
 
     @property
     def hours(self) -> float | None:
@@ -149,9 +153,9 @@ def make_plan(costs: ModelCosts, workload: Workload, devices: Devices) -> Plan:
 
     Raises: UserError where the ranks cannot share the batch equally.
     """
-    global_batch, micro_batch = _batch_sizes(workload, devices.world_size)
+    global_batch, micro_batch = batch_sizes(workload, devices.world_size)
     rate, rate_source = _rate(workload, devices)
-    flops_per_step = TRAINING_PER_FORWARD * costs.forward_flops_per_sequence * global_batch
+    flops_per_step = costs.training_flops_per_sequence * global_batch
     states = optimizer_state_bytes(workload.optim, workload.optim_args)
     return Plan(
         costs=costs,
@@ -169,8 +173,11 @@ def make_plan(costs: ModelCosts, workload: Workload, devices: Devices) -> Plan:
     )
 
 
-def _batch_sizes(workload: Workload, world_size: int) -> tuple[int, int]:
-    """Sequences of a step over all ranks, and those that a rank takes at a time; the engine's rule."""
+def batch_sizes(workload: Workload, world_size: int) -> tuple[int, int]:
+    """Sequences of a step over all ranks, and those that a rank takes at a time; the engine's rule.
+
+    Raises: UserError where the ranks cannot share the batch equally.
+    """
     if workload.global_batch_size is None:
         return workload.micro_batch_size * workload.accumulation_steps * world_size, workload.micro_batch_size
     if workload.global_batch_size % world_size:
@@ -218,8 +225,9 @@ def format_plan(plan: Plan) -> str:
     split = f"{ranks} rank{'s' * (ranks > 1)} x {plan.micro_batch_size} at a time x {accumulation}"
     facts = [
         ("model", f"{plan.costs.model_type}, {_format_parameters(plan.costs)}, {work.optim}"),
+        *([("tokens", plan.costs.vocabulary)] if plan.costs.vocabulary else []),
         ("ranks", f"{ranks} x {device}, {'bf16' if work.bf16 else 'float32'}"),
-        ("batch", f"{plan.global_batch_size:,} sequences a step = {split}; x {work.sequence_length} = "
+        ("batch", f"{plan.global_batch_size:,} sequences a step = {split}; x {work.sequence_length:,g} = "
                   f"{plan.tokens_per_step:,} tokens"),
         ("length", _format_length(plan)),
         ("work", _format_work(plan)),
@@ -249,7 +257,7 @@ def _format_length(plan: Plan) -> str:
 
 
 def _format_work(plan: Plan) -> str:
-    text = f"{with_unit(plan.flops_per_step, 'FLOP')} a step (matrix products, {TRAINING_PER_FORWARD} x forward)"
+    text = f"{with_unit(plan.flops_per_step, 'FLOP')} a step ({plan.costs.flops_note})"
     total = None if plan.num_steps is None else plan.num_steps * plan.flops_per_step
     return text if total is None else f"{text}, {with_unit(total, 'FLOP')} in all"
 

@@ -87,13 +87,18 @@ class RunRecord:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of a sequence."""
+        """Tokens of a sequence; where these are of random length, the length around which they are."""
         return int(self.settings[self.kind.length_option])
+
+    @property
+    def tokens_per_step(self) -> float:
+        """On average, over all ranks."""
+        return self.sequences_per_step * self.kind.mean_length(self.settings)
 
     @property
     def tokens(self) -> int:
         """Trained tokens, special ones and repetitions included."""
-        return int(self.metrics.get("trained_tokens", self.step * self.sequences_per_step * self.sequence_length))
+        return int(self.metrics.get("trained_tokens", self.step * self.tokens_per_step))
 
     @cached_property
     def measure(self) -> Measure:
@@ -139,15 +144,30 @@ class RunRecord:
         first, last = (datetime.datetime.fromisoformat(start["date"]) for start in (self.starts[0], self.starts[-1]))
         return (last - first).total_seconds() + float(self.log[-1]["seconds"])
 
-    @cached_property
+    @property
     def num_parameters(self) -> int | None:
         """Of the trained model, else of the newest checkpoint; None where their weights are not one file."""
+        sizes = self._parameter_sizes
+        return None if sizes is None else sum(sizes.values())
+
+    @property
+    def num_parameters_of_layers(self) -> int | None:
+        """Those outside of embedding and softmax; None where the kind does not tell them apart, or as above."""
+        sizes, prefix = self._parameter_sizes, self.kind.layers_prefix
+        return (
+            None
+            if sizes is None or prefix is None
+            else sum(size for name, size in sizes.items() if name.startswith(prefix))
+        )
+
+    @cached_property
+    def _parameter_sizes(self) -> dict[str, int] | None:
         checkpoints = [path for path in self.folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
         checkpoints.sort(key=lambda path: -int(path.name.rpartition("-")[2]))
         for folder in (self.folder, *checkpoints):
             if (folder / "model.safetensors").is_file():
                 with safe_open(folder / "model.safetensors", framework="numpy") as file:
-                    return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+                    return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         return None
 
     def values(self, name: str) -> list[float]:

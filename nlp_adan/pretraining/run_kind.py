@@ -115,13 +115,16 @@ class RunKind:
         name: of its models, in the plural, as in an error's text.
         marks: options that every run of the kind has, and others have not.
         length_option: the one that says how many tokens a sequence has.
+        mean_length: by the settings, how many it has on average.
         loss: the figure of an evaluation that is its loss in nats a token.
         measures: the first is that of a run whose evaluations have none of their figures.
         loss_caption: what the curves of training and validation are means of.
-        columns: further columns of the table of evaluations.
+        columns: further columns of the table of evaluations, those of figures that are expected or found.
         evaluations_caption: of that table.
         known: the last figures in words, the beginning of the verdict.
-        flops_note: what the FLOP/s count, the end of a sentence.
+        flops_note: which matrix products the FLOP/s count, the end of a sentence.
+        layers_prefix: of the names of the parameters outside of embedding and softmax; None: they are not told apart.
+        tokenizer: what it is, in words.
         options: those of model and data that decide what is computed, in the order in which a report lists them.
         sizes: of these, what is not in force where a configuration is named.
         published: the published run that a recipe, given by its name, repeats; None for any other.
@@ -133,6 +136,7 @@ class RunKind:
     name: str
     marks: tuple[str, ...]
     length_option: str
+    mean_length: Callable[[Mapping[str, Any]], float]
     loss: str
     measures: tuple[Measure, ...]
     loss_caption: str
@@ -140,6 +144,8 @@ class RunKind:
     evaluations_caption: str
     known: Callable[[RunRecord], str]
     flops_note: str
+    layers_prefix: str | None
+    tokenizer: Callable[[RunRecord], str]
     options: tuple[str, ...]
     sizes: frozenset[str]
     published: Callable[[str], PublishedCurve | None]
