@@ -8,12 +8,12 @@ import sys
 
 from nlp_adan.errors import UserError, exit_on_user_error, nearest
 
-# The module whose `main(words)` trains each family; imported only when asked for.
+# The module and its function of the words that trains each family; imported only when asked for.
 FAMILIES = {
-    "bert": "bert.pretrain",
-    "transformer_xl": "transformer_xl.pretrain",
-    "lstm": "transformer_xl.pretrain",
-    "prepare": "bert.prepare_command",
+    "bert": ("bert.pretrain", "main"),
+    "transformer_xl": ("transformer_xl.pretrain", "transformer_xl"),
+    "lstm": ("transformer_xl.pretrain", "lstm"),
+    "prepare": ("bert.prepare_command", "main"),
 }
 USAGE = f"usage: run_pretrain.py {{{','.join(FAMILIES)}}} --recipe NAME --output_dir DIR [any option]"
 
@@ -31,7 +31,8 @@ def main() -> None:
         family, *rest = words
         if family not in FAMILIES:
             raise UserError(f"unknown model family {family!r}{nearest(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
-        train = importlib.import_module(FAMILIES[family]).main
+        module, function = FAMILIES[family]
+        train = getattr(importlib.import_module(module), function)
         from nlp_adan.training.signals import exits_to_be_resumed
 
         how = "the same command" if family == "prepare" else "the same command and `--resume auto`"

@@ -6,11 +6,9 @@ small models that is half of all the work. The last layer is spared most of its 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -22,6 +20,7 @@ from bert.model_options import num_positions
 from bert.sparse_layers import Selection, last_layer, make_dense, make_sparse
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
+from nlp_adan.integrations.deepspeed import whole_models
 
 # Columns of `token_statistics`.
 STATISTICS = ("loss_sum", "num_masked", "num_top1_correct", "num_top5_correct")
@@ -136,7 +135,7 @@ def build_model(config: PretrainedConfig, weights: str | None = None) -> PreTrai
 def _load(model_class: type[PreTrainedModel], config: PretrainedConfig, name_or_path: str) -> PreTrainedModel:
     check_name(name_or_path, "--model_name_or_path")
     try:
-        with _whole_under_zero3():
+        with whole_models():
             model, info = model_class.from_pretrained(
                 name_or_path,
                 config=config,
@@ -152,20 +151,6 @@ def _load(model_class: type[PreTrainedModel], config: PretrainedConfig, name_or_
     if info["missing_keys"]:
         _warn(f"{name_or_path} has no weights for {', '.join(sorted(info['missing_keys']))}: these start fresh")
     return model
-
-
-@contextlib.contextmanager
-def _whole_under_zero3() -> Iterator[None]:
-    """Keep `from_pretrained` from partitioning, which it does as soon as there is a ZeRO-3 configuration."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if reference is not None and reference() is not None:
-            deepspeed.set_hf_deepspeed_config(reference())
 
 
 def _warn(text: str) -> None:

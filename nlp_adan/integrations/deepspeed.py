@@ -7,11 +7,12 @@ methods that suit Adam and not Adan: see `_skip_dummy_step` and `_link_states_of
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -138,3 +139,21 @@ def init_communication() -> None:
 
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+@contextlib.contextmanager
+def whole_models() -> Iterator[None]:
+    """Keep transformers from partitioning a model that is built or loaded, as soon as there is a ZeRO-3 configuration.
+
+    It would partition while it draws the weights, and the same seed would give another model than at the other stages;
+    DeepSpeed partitions the whole one afterwards.
+    """
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if reference is not None and reference() is not None:
+            deepspeed.set_hf_deepspeed_config(reference())

@@ -24,7 +24,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.training.agreement import wait_for_all_ranks
 from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.schedules import ScheduleOptions, drops, multiply, warm_up
-from nlp_adan.training.stream_evaluation import StreamEvaluation
+from nlp_adan.training.stream_evaluation import SegmentBatches, StreamEvaluation
 
 Memory = tuple[Tensor, ...]  # each (batch, ...)
 MEMORY_FILES = "memory-*.safetensors"  # in a checkpoint, one a rank
@@ -137,15 +137,19 @@ class RecurrentEngine(PretrainingEngine):
     ) -> EvalLoopOutput:
         """See the Trainer: the text read with a memory, the same value for any batch size and number of ranks."""
 
-        self.callback_handler.eval_dataloader = dataloader
+        figures, num_tokens = self.measure(self.stream_evaluation, dataloader)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_tokens)
+
+    def measure(self, evaluation: StreamEvaluation, batches: SegmentBatches) -> tuple[dict[str, float], int]:
+        """The figures of a text and the number of its tokens; every rank has to call it. See `StreamEvaluation`."""
+        self.callback_handler.eval_dataloader = batches  # type: ignore[assignment]
 
         def tell() -> None:
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
         with self.compute_loss_context_manager():
-            figures, num_tokens = self.stream_evaluation.measure(self.model, dataloader, self.args.device, tell)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_tokens)
+            return evaluation.measure(self.model, batches, self.args.device, tell)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """The Trainer's schedule, or the budget's, with what `ScheduleOptions` puts on top."""

@@ -1,0 +1,65 @@
+"""However streams are split over ranks, micro-batches and ZeRO stages: the same losses, the same model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import launching
+
+WORKER = "tests.distributed.stream_worker"
+FAMILIES = ("xl", "xl_adaptive", "lstm")
+WHOLE = [f"{family}:plain:8:1" for family in FAMILIES]
+ONE_RANK = [f"{family}:plain:2:4" for family in FAMILIES]
+# Without DeepSpeed first: a process that has used it once cannot leave it.
+DDP = [f"{family}:plain:4:1" for family in FAMILIES]
+SHARDED = [
+    *(f"{family}:zero2:4:1" for family in FAMILIES), "xl:zero2:2:2", "lstm:zero2:1:4",
+    *(f"{family}:zero3:4:1" for family in FAMILIES),
+]  # fmt: skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each case found, by its name; two-rank cases as `2 CASE`."""
+    folders: list[tuple[str, Path]] = [("", tmp_path_factory.mktemp("one")), ("2 ", tmp_path_factory.mktemp("two"))]
+    one = launching.run([sys.executable, "-m", WORKER, str(folders[0][1]), *WHOLE, *ONE_RANK])
+    assert one.returncode == 0, one.stderr
+    two = launching.deepspeed("--module", WORKER, str(folders[1][1]), *DDP, *SHARDED)
+    assert two.returncode == 0, two.stderr
+    return {
+        f"{prefix}{path.stem}": torch.load(path, weights_only=True)
+        for prefix, folder in folders
+        for path in folder.glob("*.pt")
+    }
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of a parameter."""
+    return max(float((one["parameters"][name] - tensor).abs().max()) for name, tensor in other["parameters"].items())
+
+
+@pytest.mark.parametrize("case", [*ONE_RANK, *(f"2 {case}" for case in (*DDP, *SHARDED))])
+def test_equals_one_process_with_all_streams(results: dict[str, dict[str, Any]], case: str) -> None:
+    """Twenty steps, nearly two passes. The bar for ZeRO: three times DDP's difference, or 1e-6."""
+    family = case.removeprefix("2 ").split(":")[0]
+    whole, split = results[f"{family}:plain:8:1"], results[case]
+    assert len(whole["loss"]) == 20 and len(set(whole["batch_hash"])) > 10
+    assert split["batch_hash"] == whole["batch_hash"]
+    assert split["loss"] == pytest.approx(whole["loss"], abs=4e-6)
+    assert split["grad_norm"] == pytest.approx(whole["grad_norm"], abs=4e-6)
+    assert split["eval_loss"] == pytest.approx(whole["eval_loss"], abs=4e-6)
+    by_ddp = difference(results[f"2 {family}:plain:4:1"], whole)
+    assert difference(split, whole) <= max(3 * by_ddp, 1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_learns(results: dict[str, dict[str, Any]], family: str) -> None:
+    losses = results[f"{family}:plain:8:1"]["loss"]
+    assert losses[-1] < losses[0] - 0.01

@@ -1,0 +1,83 @@
+"""A trained language model's folder: the model, its vocabulary, and how a text was made into tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nlp_adan.errors import UserError
+from nlp_adan.hub import check_name
+
+from .configuration import TransformerXLConfig, check_config
+from .lstm_configuration import AWDLSTMConfig
+from .vocabulary import rules_of
+
+# Options of a Transformer-XL that an evaluation may set otherwise than the training did.
+OVERRIDES = ("mem_len", "clamp_len", "same_length")
+
+
+def load_model(name_or_path: str, overrides: dict[str, Any] | None = None) -> PreTrainedModel:
+    """A Transformer-XL or LSTM of a folder or of the hub, on this machine's accelerator if it has one, for evaluation.
+
+    overrides: of OVERRIDES; an LSTM has none of these.
+
+    Raises: UserError where there is no such model, or a value that it cannot have.
+    """
+    overrides = overrides or {}
+    check_name(name_or_path, "--model")
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model: {name_or_path!r} holds no model ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, (TransformerXLConfig, AWDLSTMConfig)):
+        raise UserError(
+            f"--model: {name_or_path!r} is a {config.model_type}; name a {TransformerXLConfig.model_type} or "
+            f"{AWDLSTMConfig.model_type}"
+        )
+    if overrides and not isinstance(config, TransformerXLConfig):
+        raise UserError(
+            f"--{next(iter(overrides))}: {name_or_path!r} is an LSTM, whose memory has no length; leave it out"
+        )
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    if isinstance(config, TransformerXLConfig):
+        check_config(config, "--")
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name_or_path, config=config)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--model: the weights of {name_or_path!r} do not load ({str(error).splitlines()[0]})"
+        ) from error
+    return model.to(accelerator()).eval()
+
+
+def load_vocabulary(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; `vocabulary.rules_of` tells how it makes a text into tokens.
+
+    Raises: UserError where there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"--model: {name_or_path!r} holds no vocabulary; a converted checkpoint gets one by "
+            "`python -m transformer_xl convert ... --vocab FILE`"
+        ) from error
+    return tokenizer
+
+
+def unit_of_loss(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a loss is told as."""
+    return "bits_per_character" if rules_of(tokenizer).is_character_level else "perplexity"
+
+
+def accelerator() -> torch.device:
+    """The device that a single process takes."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def nominal_length(model: PreTrainedModel, given: int | None) -> int:
+    """Tokens of a segment: as given, or as the model was trained with, as far as its configuration says."""
+    return given or int(getattr(model.config, "tgt_len", None) or 128)

@@ -1,0 +1,101 @@
+"""The options of `run_pretrain.py transformer_xl` and `run_pretrain.py lstm`: a recipe's, then the command line's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nlp_adan.pretraining.plan_options import PlanOptions
+
+from nlp_adan.training.budget import BudgetOptions
+from nlp_adan.training.library_checks import check_budget_schedule
+from nlp_adan.training.pretraining import PretrainingOptions
+from nlp_adan.training.recipe import (
+    CommandParser,
+    find_recipe,
+    parse_with_recipe,
+    read_recipe,
+    recipe_names,
+    resolved,
+    unknown_value,
+    word_value,
+)
+from nlp_adan.training.schedules import ScheduleOptions
+
+from .data_options import StreamOptions
+from .model_options import Family, LSTMOptions, TransformerXLOptions
+
+RECIPES = Path(__file__).parent / "recipes"
+# What an evaluation of a stream gives.
+FIGURES = ("loss", "perplexity", "bits_per_character", "unigram_cross_entropy", "num_tokens")
+
+
+@dataclasses.dataclass
+class DataOptions(StreamOptions):
+    """The text and its vocabulary."""
+
+    recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
+
+
+@dataclasses.dataclass
+class StreamEngineOptions(PretrainingOptions):
+    """The options of the pretraining engine; nothing is compiled unless asked for: memories change their shapes."""
+
+    compiles_by_default = False
+
+
+class Options(NamedTuple):
+    """All options of a run."""
+
+    data: DataOptions
+    model: Family
+    schedule: ScheduleOptions
+    budget: BudgetOptions
+    plan: PlanOptions
+    engine: StreamEngineOptions
+
+    def resolved(self) -> dict[str, Any]:
+        """Every option by name, as plain values."""
+        return resolved(*self)
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of random segment lengths."""
+        seed = self.engine.seed if self.engine.data_seed is None else self.engine.data_seed
+        return int(seed)
+
+
+MODELS: dict[str, type[Family]] = {"transformer_xl": TransformerXLOptions, "lstm": LSTMOptions}
+
+
+def family_recipes(family: str) -> Path:
+    """The folder of a family's recipes."""
+    return RECIPES / family
+
+
+def command_parser(family: str) -> CommandParser:
+    """The parser of `run_pretrain.py FAMILY`."""
+    return CommandParser(
+        (DataOptions, MODELS[family], ScheduleOptions, BudgetOptions, PlanOptions, StreamEngineOptions),
+        prog=f"run_pretrain.py {family}",
+        description="Train a language model with a memory from scratch. "
+        f"Recipes: {', '.join(recipe_names(family_recipes(family)))}.",
+    )
+
+
+def parse_options(family: str, words: Sequence[str]) -> Options:
+    """The options of a command line, the recipe's values under the user's.
+
+    Raises: UserError for an unknown recipe or option, and for a value that is out of range.
+    """
+    parser = command_parser(family)
+    path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, family_recipes(family))
+    options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+    if options.budget.max_hours is not None:
+        check_budget_schedule(options.engine)
+    best = options.engine.metric_for_best_model
+    if best is not None and best.removeprefix("eval_") not in FIGURES:
+        raise unknown_value("--metric_for_best_model", best, FIGURES)
+    return options
