@@ -55,18 +55,24 @@ class AdaptiveSoftmax(nn.Module):
         Returns: losses (...) float32 or None, log-probabilities (..., vocab) float32 or None.
 
         Raises:
-            IndexError: a label that is no token (a GPU ends the program).
+            RuntimeError: a label that is no token.
         """
         rows = hidden.flatten(0, -2)
-        losses = None if labels is None else self._losses(rows, labels.flatten().contiguous()).view_as(labels)
+        losses = None
+        if labels is not None:
+            score = self._adaptive_losses if self.num_tails else self._plain_losses
+            losses = score(rows, labels.flatten().contiguous()).view_as(labels)
         logits = self._log_probabilities(rows).view(*hidden.shape[:-1], -1) if output_logits else None
         return losses, logits
 
-    def _losses(self, rows: Tensor, targets: Tensor) -> Tensor:
+    def _plain_losses(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """(n,): -log p of each row's target."""
+        return linear_cross_entropy(self._project(rows, 0), *self._layers()[0], targets)
+
+    @torch.compiler.disable  # a tail has another number of rows in each batch
+    def _adaptive_losses(self, rows: Tensor, targets: Tensor) -> Tensor:
         """(n,): -log p of each row's target."""
         layers = self._layers()
-        if not self.num_tails:
-            return linear_cross_entropy(self._project(rows, 0), *layers[0], targets)
         # A target outside the vocabulary is one of the last or of the first cluster, which has no such token.
         cutoffs = torch.tensor(self.ends[:-1], device=targets.device)
         cluster = torch.bucketize(targets, cutoffs, right=True)

@@ -69,7 +69,7 @@ def relative_attention(
     # i (K+1) + T-1-i+j = i K + j + T-1 of the flat scores: from T-1 on they are the shifted ones, no copy made.
     # Where j is in the future of i, what stands there is masked.
     scores = torch.bmm(position_q, r_HKD.transpose(1, 2)).view(H * B, T * (K + 1))
-    shifted = scores.narrow(1, T - 1, T * K).view(H * B, T, K) + mask_TK
+    shifted = scores.narrow(1, T - 1, T * K).view(H * B, T, K) + mask_TK.to(scores.dtype)
     scores = torch.baddbmm(shifted, content_q, k_HBKD.reshape(H * B, K, D).transpose(1, 2))
     p_HBTK = F.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
     found = torch.bmm(p_HBTK, v_HBKD.reshape(H * B, K, D))

@@ -31,18 +31,22 @@ class AdaptiveEmbedding(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, seq) int64 to (batch, seq, d_model)."""
-        if len(self.ends) == 1:
-            return self._embed(input_ids, 0) * self.scale
-        ids = input_ids.flatten()
+        found = self._embed(input_ids, 0) if len(self.ends) == 1 else self._embed_by_cluster(input_ids)
+        # In autocast a projection gives half the precision; the residual stream has the parameters'.
+        return found.to(self.weight_0.dtype) * self.scale
+
+    @torch.compiler.disable  # a cluster has another number of tokens in each batch
+    def _embed_by_cluster(self, input_ids: Tensor) -> Tensor:
+        ids = input_ids.flatten().contiguous()
         # A token outside the vocabulary is one of the last or of the first cluster, where looking it up fails.
-        cluster_of = torch.bucketize(ids.contiguous(), torch.tensor(self.ends[:-1], device=ids.device), right=True)
+        cluster_of = torch.bucketize(ids, torch.tensor(self.ends[:-1], device=ids.device), right=True)
         rows, vectors = [], []
         for i, start in enumerate([0, *self.ends[:-1]]):
             rows.append((cluster_of == i).nonzero()[:, 0])
             vectors.append(self._embed(ids.index_select(0, rows[-1]) - start, i))
         together = torch.cat(vectors)
         in_order = torch.empty_like(together).index_copy(0, torch.cat(rows), together)
-        return in_order.view(*input_ids.shape, -1) * self.scale
+        return in_order.view(*input_ids.shape, -1)
 
     def _embed(self, ids: Tensor, cluster: int) -> Tensor:
         vectors = F.embedding(ids, getattr(self, f"weight_{cluster}"))

@@ -100,7 +100,7 @@ class TransformerXLForCausalLM(PreTrainedModel):
             output_logits: whether to return log-probabilities; None: if there are no labels.
 
         Raises:
-            IndexError: a token or label outside the vocabulary.
+            IndexError, RuntimeError: a token, a label that is not in the vocabulary.
         """
         config: TransformerXLConfig = self.config
         hidden_BTC = self.embedding(input_ids)
@@ -126,11 +126,6 @@ class TransformerXLForCausalLM(PreTrainedModel):
                 num_items_in_batch = (labels != IGNORED_LABEL).sum().clamp(min=1)
             loss = losses.sum() / num_items_in_batch
         return LanguageModelOutput(loss=loss, losses=losses, logits=logits, mems=tuple(new_mems))
-
-    @property
-    def context_tokens(self) -> int:
-        """How many tokens before its segment a prediction depends on: each layer looks `mem_len` further back."""
-        return int(self.config.n_layer * self.config.mem_len)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Which parameters are which others; projections are tied whether or not the tables are."""
@@ -158,8 +153,10 @@ class TransformerXLForCausalLM(PreTrainedModel):
 def remembered(memory_BMC: Tensor | None, hidden_BTC: Tensor, mem_len: int) -> Tensor:
     """(B, rows, C): the last `mem_len` rows of memory and segment, or all where there are fewer, without gradient."""
     segment = hidden_BTC.detach()
-    if memory_BMC is None or segment.shape[1] >= mem_len:
-        return segment[:, -mem_len:]
+    if segment.shape[1] > mem_len:
+        return segment[:, -mem_len:].clone()  # a view would keep all of the segment in memory
+    if memory_BMC is None:
+        return segment
     return torch.cat([memory_BMC[:, max(0, memory_BMC.shape[1] + segment.shape[1] - mem_len) :], segment], dim=1)
 
 
