@@ -22,10 +22,8 @@ from bert.prepared import PreparedData
 from bert.probe import GlueProbe, check_probe
 from bert.run_kind import MASKED_LM
 from bert.samples import TrainingBlocks, ValidationBlocks
-from nlp_adan.pretraining.card import write_model_card
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
 from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, format_plan
-from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.control import RunControl
@@ -47,6 +45,7 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
 
     options: Options
     _tokenizer: PreTrainedTokenizerBase
+    kind = MASKED_LM
     loss_name = "eval_mlm_loss"
 
     def plan(self) -> str:
@@ -81,11 +80,6 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
             f"{len(data.train):,} training blocks of {data.block_size} tokens; {length} of "
             f"{args.num_sequences_per_step} blocks a step on {args.world_size} rank(s), optimizer {args.optim.value}"
         )
-
-    def describe(self, run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
-        """See `Pretraining.describe`."""
-        write_pretraining_report(run, MASKED_LM, manifest)
-        write_model_card(run, MASKED_LM, manifest)
 
     def result(self, metrics: Mapping[str, Any]) -> str:
         """The final figures beside what guessing reaches."""

@@ -18,7 +18,7 @@ from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .loading import OVERRIDES, load_model, load_vocabulary, nominal_length, unit_of_loss
 from .model_options import segments_before
-from .texts import encode_file
+from .encoder import encode_file
 
 
 def main(words: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.recipe import check_range
 
 from .loading import load_model, load_vocabulary, nominal_length
-from .texts import TextEncoder
+from .encoder import TextEncoder
 from .vocabulary import rules_of
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
+from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, format_plan
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.control import RunControl
@@ -21,11 +22,13 @@ from nlp_adan.training.recurrent import RecurrentEngine
 from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.stream_evaluation import StreamEvaluation
 
-from .flops import TRAINING_PER_FORWARD, forward_flops_per_segment
+from .dry_run import plan_of_run
+from .flops import forward_flops_per_segment
 from .model_options import build_model, segments_before
 from .options import Options, parse_options
 from .parameters import num_parameters, num_parameters_outside_embedding
 from .prepare import prepare_stream
+from .run_kind import LANGUAGE_MODEL
 from .stream import PreparedStream, StreamSegments
 
 
@@ -45,12 +48,11 @@ class StreamPretraining(Pretraining[PreparedStream]):
     """Language modelling on a stream of tokens, with a memory."""
 
     options: Options
+    kind = LANGUAGE_MODEL
     loss_name = "eval_loss"
 
     def plan(self) -> str:
         """See `Pretraining.plan`."""
-        from .dry_run import format_plan, plan_of_run
-
         return format_plan(plan_of_run(self.options, self.options.plan))
 
     def prepare(self) -> PreparedStream:
@@ -122,13 +124,6 @@ class StreamPretraining(Pretraining[PreparedStream]):
             f"streams; {length} of {self.options.model.tgt_len} tokens of each on {args.world_size} rank(s), "
             f"optimizer {args.optim.value}"
         )
-
-    def describe(self, run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
-        """See `Pretraining.describe`."""
-        from .report import write_card, write_report
-
-        write_report(run, manifest)
-        write_card(run, manifest)
 
     def result(self, metrics: Mapping[str, Any]) -> str:
         """The final figures beside what guessing reaches."""

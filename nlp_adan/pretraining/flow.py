@@ -17,6 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.card import CARD, write_model_card
+from nlp_adan.pretraining.report import write_pretraining_report
+from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
 from nlp_adan.training.agreement import wait_for_all_ranks
 from nlp_adan.training.checkpoints import check_start, checkpoint_step
@@ -25,7 +28,6 @@ from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.signals import RESUME_EXIT_CODE
 
 DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
-CARD = "README.md"  # the model's card, written after the report
 
 
 class PreparedFolder(Protocol):
@@ -53,9 +55,8 @@ class Pretraining(ABC, Generic[Data]):
         options: with `engine` (`PretrainingOptions`), `plan` and `resolved()`.
     """
 
-    # The figure of an evaluation that must be a number, and what it is called.
-    loss_name: str
-    loss_title = "validation loss"
+    kind: RunKind  # what reports and cards say of it
+    loss_name: str  # the figure of an evaluation that must be a number
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -82,10 +83,6 @@ class Pretraining(ABC, Generic[Data]):
     def final_metrics(self, trainer: PretrainingEngine, data: Data) -> dict[str, float]:
         """The figures of the trained model; every rank calls it."""
         return trainer.evaluate()
-
-    @abstractmethod
-    def describe(self, run: RunFolder, manifest: Mapping[str, Any] | None = None) -> None:
-        """The report of a finished run, then the card of its model."""
 
     @abstractmethod
     def result(self, metrics: Mapping[str, Any]) -> str:
@@ -150,11 +147,17 @@ def conduct(family: Pretraining[Data]) -> None:
     _finish(family, trainer, run, data)
 
 
+def describe(run: RunFolder, kind: RunKind, manifest: Mapping[str, Any] | None = None) -> None:
+    """The report of a finished run, then the card of its model."""
+    write_pretraining_report(run, kind, manifest)
+    write_model_card(run, kind, manifest)
+
+
 def _tell_finished(family: Pretraining[Data], run: RunFolder) -> None:
     """Say that the run is finished, and write what a start that was killed at its very end did not."""
     if family.options.engine.process_index == 0:
         if not (run.path / CARD).is_file():  # ended between its last figures and its report
-            family.describe(run)
+            describe(run, family.kind)
         print(f"{run.path} holds this run, finished: nothing to do")
 
 
@@ -200,7 +203,7 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
         trainer.state.global_step = checkpoint_step(trainer.state.best_model_checkpoint)
     metrics: dict[str, Any] = family.final_metrics(trainer, data)
     if not math.isfinite(metrics[family.loss_name]):
-        raise trainer.diverged(family.loss_title, metrics[family.loss_name])
+        raise trainer.diverged("validation loss", metrics[family.loss_name])
     if not trainer.is_world_process_zero():
         return
     metrics["step"] = trainer.state.global_step
@@ -209,7 +212,7 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     if trainer.meter.flops_per_step is not None:
         metrics["trained_flops"] = steps * trainer.meter.flops_per_step
     run.finish(metrics)
-    family.describe(run, data.manifest)
+    describe(run, family.kind, data.manifest)
     folder = run.path
     print(
         f"{family.result(metrics)}\nmodel:  {folder}\nreport: {folder / 'report.html'}, {folder / 'report.md'}",
