@@ -184,16 +184,16 @@ class AWDLSTMForCausalLM(PreTrainedModel):
         hidden_tbd = self.input_dropout(self.embedding(input_ids.t()))
         raw_tbd, mems = self._run_layers(hidden_tbd, mems or ())
         dropped_tbd = self.output_dropout(raw_tbd)
-        hidden_nd = dropped_tbd.transpose(0, 1).flatten(0, 1)  # back to token order
+        hidden_nd = dropped_tbd.flatten(0, 1)
         output = LanguageModelOutput(mems=mems)
         if output_logits or (output_logits is None and labels is None):
-            output.logits = self.head(hidden_nd, None).view(*input_ids.shape, -1)
+            output.logits = self.head(hidden_nd, None).unflatten(0, dropped_tbd.shape[:2]).transpose(0, 1)
         if labels is not None:
-            output.losses = self.head(hidden_nd, labels.flatten()).view(labels.shape)
+            output.losses = self.head(hidden_nd, labels.t().flatten()).view(labels.shape[::-1]).t()
             num_labels = (labels != IGNORED_LABEL).sum()
             divisor = num_labels.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             output.loss = output.losses.sum() / divisor
-            if self.training:
+            if self.training and (self.config.alpha or self.config.beta):
                 # Over the micro-batches i of a step: sum_i (labels_i / labels of the step) x mean_i is the mean over
                 # the whole step, for any split into micro-batches and ranks.
                 output.loss = output.loss + self._regularisation(dropped_tbd, raw_tbd) * (num_labels / divisor)
