@@ -21,6 +21,7 @@ from nlp_adan.training.engine import quiet_libraries
 
 from .configuration import TransformerXLConfig, check_config
 from .model import TransformerXLForCausalLM, tied_parameters
+from .vocabulary import Vocabulary, vocabulary_from_file
 
 # The research code's options that we call otherwise.
 RENAMED = {"n_token": "vocab_size"}
@@ -62,13 +63,35 @@ def main(words: Sequence[str]) -> None:
     if output.exists() or output.is_symlink():
         raise UserError(f"--output_dir: {options.output_dir!r} exists; name a new folder")
     config = read_config(Path(options.config))
+    tokenizer = None
+    if options.vocab is not None:
+        tokenizer = read_vocabulary(Path(options.vocab), options.lower_case, config).tokenizer()
+        config.eos_token_id = tokenizer.eos_token_id
+    elif options.lower_case:
+        raise UserError("--lower_case: it says how text becomes the words of `--vocab`; give that too")
     model = build_model(read_state(Path(options.state)), config, options.state)
     try:
         with new_folder(output) as folder:
             model.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
     except OSError as error:
         raise UserError(f"--output_dir: {options.output_dir!r} cannot be written ({error})") from error
-    print(f"{options.output_dir}: {model.num_parameters():,} parameters")
+    with_it = f"the vocabulary of {options.vocab}" if tokenizer is not None else "no vocabulary (see --vocab)"
+    print(f"{options.output_dir}: {model.num_parameters():,} parameters, {with_it}")
+
+
+def read_vocabulary(path: Path, lower_case: bool, config: TransformerXLConfig) -> Vocabulary:
+    """The words of a file, one on each line, which must be as many as the model has tokens."""
+    if not path.is_file():
+        raise UserError(f"--vocab: no file {str(path)!r}")
+    vocabulary = vocabulary_from_file(path, lower_case)
+    if len(vocabulary.tokens) != config.vocab_size:
+        raise UserError(
+            f"--vocab: {path} has {len(vocabulary.tokens):,} words, the configuration's n_token is "
+            f"{config.vocab_size:,}; give the words that the model was trained with, in the order of their ids"
+        )
+    return vocabulary
 
 
 def original_name(name: str) -> str:
@@ -207,4 +230,8 @@ def _parse(words: Sequence[str]) -> Any:
     parser.add_argument("state", metavar="STATE.pt", help="`model.state_dict()` of the research code")
     parser.add_argument("--config", required=True, help=f"a JSON file with {', '.join(REQUIRED)}")
     parser.add_argument("--output_dir", required=True, help="the folder to make")
+    parser.add_argument(
+        "--vocab", help="the vocabulary's words (its `idx2sym`), one on each line; without it, no text can be read"
+    )
+    parser.add_argument("--lower_case", action="store_true", help="text is made lower case before its words are sought")
     return parser.parse_args(words)
