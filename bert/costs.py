@@ -11,6 +11,8 @@ from bert.model import masked_lm_class
 from bert.sparse_layers import last_layer
 from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, ModelCosts
 
+ASSUMED_MFU = 0.4  # what well-fed GPUs reach in bf16 with BERT-sized models
+
 
 def masked_lm_costs(
     config: PretrainedConfig,
@@ -43,5 +45,6 @@ def masked_lm_costs(
             config, block_size, mask_probability, bf16, activation_checkpointing
         ),
         activations_note="attention without stored scores",
+        assumed_mfu=ASSUMED_MFU,
         smaller="`--activation_checkpointing true`, or a smaller --block_size",
     )

@@ -18,11 +18,12 @@ from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD
 
 from .configuration import TransformerXLConfig
 from .lstm_configuration import AWDLSTMConfig
+from .stream import FULL_LENGTH_PROBABILITY
 
 
 def forward_flops_per_segment(
     config: PretrainedConfig,
-    tgt_len: int,
+    tgt_len: float,
     mem_len: int = 0,
     *,
     micro_batch: int = 1,
@@ -53,7 +54,7 @@ def forward_flops_per_segment(
 
 def training_flops_per_segment(
     config: PretrainedConfig,
-    tgt_len: int,
+    tgt_len: float,
     mem_len: int = 0,
     *,
     micro_batch: int = 1,
@@ -69,6 +70,14 @@ def training_flops_per_segment(
     spared = _position_flops(config, mem_len + tgt_len) / micro_batch
     spared += 0.0 if config.pre_lnorm else _memory_flops(config, mem_len)
     return total - config.n_layer * spared
+
+
+def mean_segment_length(tgt_len: int, random_lengths: bool) -> float:
+    """Tokens of a segment on average.
+
+    random_lengths: whether segments are drawn around `tgt_len`, as `stream.random_lengths` draws them.
+    """
+    return tgt_len * (1 - (1 - FULL_LENGTH_PROBABILITY) / 2 if random_lengths else 1.0)
 
 
 def zipf_tail_share(config: TransformerXLConfig) -> list[float]:
@@ -98,7 +107,7 @@ def _memory_flops(config: TransformerXLConfig, mem_len: int) -> float:
     return 2.0 * mem_len * config.d_model * 2 * config.n_head * config.d_head
 
 
-def _position_flops(config: TransformerXLConfig, num_keys: int) -> float:
+def _position_flops(config: TransformerXLConfig, num_keys: float) -> float:
     """Of one layer: the projection of the distances' vectors, of which there is one more than keys."""
     assert config.d_head is not None
     return 2.0 * (num_keys + 1) * config.d_model * config.n_head * config.d_head

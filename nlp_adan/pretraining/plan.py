@@ -12,8 +12,6 @@ from nlp_adan.training.hardware import peak_flops
 
 # A training step in units of its forward pass: backward multiplies twice, for the inputs' and the weights' gradients.
 TRAINING_PER_FORWARD = 3
-# Where no rate is given: what well-fed GPUs reach in bf16 with BERT-sized models.
-ASSUMED_MFU = 0.4
 # Of a device's memory, for buffers of communication, workspaces and fragmentation.
 RESERVED_SHARE = 0.2
 GIB = 1 << 30
@@ -47,6 +45,8 @@ class ModelCosts:
         flops_note: what they count.
         activation_bytes_per_sequence: at the peak, an estimate.
         activations_note: what the estimate assumes.
+        assumed_mfu: share of a GPU's peak that such models reach in bf16, where no rate is given; None: none is
+            assumed.
         smaller: what to give where not one sequence fits, the end of a sentence.
         num_outside_embedding: parameters outside of embedding and softmax; None: not told.
         vocabulary: the number of tokens in words, and where it is from; "": not told.
@@ -58,6 +58,7 @@ class ModelCosts:
     flops_note: str
     activation_bytes_per_sequence: float
     activations_note: str
+    assumed_mfu: float | None
     smaller: str
     num_outside_embedding: int | None = None
     vocabulary: str = ""
@@ -154,7 +155,7 @@ def make_plan(costs: ModelCosts, workload: Workload, devices: Devices) -> Plan:
     Raises: UserError where the ranks cannot share the batch equally.
     """
     global_batch, micro_batch = batch_sizes(workload, devices.world_size)
-    rate, rate_source = _rate(workload, devices)
+    rate, rate_source = _rate(costs, workload, devices)
     flops_per_step = costs.training_flops_per_sequence * global_batch
     states = optimizer_state_bytes(workload.optim, workload.optim_args)
     return Plan(
@@ -190,7 +191,7 @@ def batch_sizes(workload: Workload, world_size: int) -> tuple[int, int]:
     return workload.global_batch_size, next(size for size in range(largest, 0, -1) if per_rank % size == 0)
 
 
-def _rate(workload: Workload, devices: Devices) -> tuple[float | None, str]:
+def _rate(costs: ModelCosts, workload: Workload, devices: Devices) -> tuple[float | None, str]:
     """FLOP/s that one device sustains, and where the figure is from."""
     if devices.flops_per_second is not None:
         return devices.flops_per_second, "as given"
@@ -199,8 +200,10 @@ def _rate(workload: Workload, devices: Devices) -> tuple[float | None, str]:
         return None, f"no peak FLOP/s known of {devices.name or 'this device'}: give --flops_per_second"
     if not workload.bf16:
         return None, "no rate is assumed for float32: give --flops_per_second, or --bf16 true"
-    of_peak = f"{100 * ASSUMED_MFU:.0f} % of the peak of {devices.name}, {with_unit(peak, 'FLOP/s')}"
-    return ASSUMED_MFU * peak, f"{of_peak}: assumed, not measured"
+    if costs.assumed_mfu is None:
+        return None, f"no rate is assumed for {costs.model_type}: give --flops_per_second"
+    of_peak = f"{100 * costs.assumed_mfu:.0f} % of the peak of {devices.name}, {with_unit(peak, 'FLOP/s')}"
+    return costs.assumed_mfu * peak, f"{of_peak}: assumed, not measured"
 
 
 def _num_steps(

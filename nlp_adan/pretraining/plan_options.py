@@ -23,7 +23,7 @@ class PlanOptions:
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run; prepare and train nothing."})
     flops_per_second: float | None = field(
         default=None,
-        metadata={"help": "Of --dry_run: what a device sustains; default: 40 %% of its peak, where that is known."},
+        metadata={"help": "Of --dry_run: what a device sustains; default: a share of its peak, where that is known."},
     )
     plan_ranks: int | None = field(
         default=None, metadata={"help": "Of --dry_run: the ranks to plan for; default: those of this start."}
@@ -63,14 +63,14 @@ def _configuration_name(deepspeed: Any) -> str | None:
 
 
 def workload_of_run(
-    options: Any, plan: PlanOptions, sequence_length: int, num_train_sequences: int | None, sequences: str
+    options: Any, plan: PlanOptions, sequence_length: float, num_train_sequences: int | None, sequences: str
 ) -> Workload:
     """What a command line's run computes.
 
     Args:
         options: with `engine` (`EngineOptions`) and `budget` (`BudgetOptions`).
         plan: of the same command line.
-        sequence_length: tokens of a sequence.
+        sequence_length: tokens of a sequence, on average.
         num_train_sequences: of an epoch; None where the data are not prepared yet.
         sequences: what the data calls them.
     """

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, ModernBertConfig, PretrainedConfig, RobertaConfig
 
-from bert.costs import masked_lm_costs
+from bert.costs import ASSUMED_MFU, masked_lm_costs
 from bert.flops import forward_flops_per_sequence
 from bert.masking import IGNORED_LABEL
 from bert.memory import activation_bytes
@@ -21,7 +21,7 @@ from nlp_adan import Adan
 from nlp_adan.errors import UserError
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.pretraining.memory import optimizer_state_bytes, state_memory
-from nlp_adan.pretraining.plan import ASSUMED_MFU, GIB, Devices, Plan, Workload, format_plan, make_plan
+from nlp_adan.pretraining.plan import GIB, Devices, Plan, Workload, format_plan, make_plan
 from nlp_adan.training.engine import EngineOptions
 
 PROJECT = Path(__file__).resolve().parents[2]
