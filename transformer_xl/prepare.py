@@ -25,7 +25,7 @@ from nlp_adan.progress import progress
 from nlp_adan.storage import cache_folder, new_folder, sha256_file, sha256_json
 
 from .data_options import StreamOptions
-from .encoder import TextEncoder, codes_of, separator_id, text_blocks, words_of
+from .encoder import REMEDY, TextEncoder, codes_of, separator_id, text_blocks, words_of
 from .stream import COUNTS, TOKENIZER, PreparedStream, open_stream
 from .texts import PARTS, Texts, open_texts, unit_by_name
 from .vocabulary import TextRules, Unit, Vocabulary, build_vocabulary, byte_symbols, count_codes, count_words, rules_of
@@ -160,12 +160,14 @@ def _make(
     folder: Path,
 ) -> dict[str, Any]:
     """Write all files of a stream but its manifest, which is returned."""
+    remedy = REMEDY
     if tokenizer is None:
+        remedy = "`--min_count 2` makes one of what is rare in the training part"
         vocabulary = _count(texts, rules, inputs["max_vocab"], inputs["min_count"])
         tokenizer = vocabulary.tokenizer()
     tokenizer.save_pretrained(str(folder / TOKENIZER))
     counts = np.zeros(num_token_ids(tokenizer), dtype=np.int64)
-    parts = {part: _write(texts, part, tokenizer, rules, folder, counts) for part in reversed(PARTS)}
+    parts = {part: _write(texts, part, tokenizer, rules, folder, counts, remedy) for part in reversed(PARTS)}
     np.save(folder / COUNTS, counts)
     digests = {f"{part}.bin": parts[part].pop("sha256") for part in PARTS}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -200,7 +202,16 @@ def _count(texts: Texts, rules: TextRules, max_vocab: int | None, min_count: int
                 counts = count_words(words_of(block, rules) for block in blocks)
             else:
                 counts = count_codes(codes_of(block, rules) for block in blocks)
+    _check_size(texts, "train", sum(counts.values()))
     return build_vocabulary(counts, rules, max_vocab, min_count)
+
+
+def _check_size(texts: Texts, part: str, num_tokens: int) -> None:
+    """Raises: UserError where a part has nothing to read or to predict."""
+    if num_tokens < MIN_PART_TOKENS:
+        names = ", ".join(span.reader.name for span in texts.parts[part])
+        remedy = f"choose a larger `--{part}_fraction`" if part in texts.fractions else "add text to it"
+        raise UserError(f"the part {part!r} of the text has {num_tokens} token(s) ({names}): {remedy}")
 
 
 def _write(
@@ -210,9 +221,10 @@ def _write(
     rules: TextRules,
     folder: Path,
     counts: np.ndarray[Any, np.dtype[np.int64]],
+    remedy: str,
 ) -> dict[str, Any]:
     """Write a part's ids; what they are, and their hash. Those of the training part are counted in `counts`."""
-    encoder = TextEncoder(tokenizer, rules, remedy="`--min_count 2` makes one of the rare words of the training part")
+    encoder = TextEncoder(tokenizer, rules, remedy=remedy)
     digest = hashlib.sha256()
     spans = texts.parts[part]
     size = sum(span.reader.size for span in spans)
@@ -227,10 +239,7 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     tally = encoder.tally
-    if tally.num_tokens < MIN_PART_TOKENS:
-        names = ", ".join(span.reader.name for span in spans)
-        remedy = f"choose a larger `--{part}_fraction`" if part in texts.fractions else "add text to it"
-        raise UserError(f"the part {part!r} of the text has {tally.num_tokens} token(s) ({names}): {remedy}")
+    _check_size(texts, part, tally.num_tokens)
     unit = "num_documents" if rules.unit == "document" else "num_lines"
     return {
         "num_tokens": tally.num_tokens,

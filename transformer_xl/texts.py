@@ -198,7 +198,7 @@ def _files_of_parts(path: Path) -> dict[str, list[Path]] | None:
     layouts = {name: files for name, files in layouts.items() if "train" in files or len(files) > 1}
     whole = [files for files in layouts.values() if len(files) == len(PARTS)] or list(layouts.values())
     if len(whole) > 1:
-        named = ", ".join(str(next(iter(files.values()))[0]) for files in whole)
+        named = ", ".join(str(_first(files)) for files in whole)
         raise UserError(
             f"--data {str(path)!r} holds several texts ({named}): name one by what stands before `.train` in it, or "
             "move the others away"
@@ -207,9 +207,13 @@ def _files_of_parts(path: Path) -> dict[str, list[Path]] | None:
         return None
     for part in PARTS:
         if part not in whole[0]:
-            beside = next(iter(whole[0].values()))[0]
             raise UserError(
-                f"--data {str(path)!r} has no part {part!r} beside {beside.name}: add it, or give one file as `--data "
-                "FILE`, whose end is then cut off for validation and test"
+                f"--data {str(path)!r} has no part {part!r} beside {_first(whole[0]).name}: add it, or give one file "
+                "as `--data FILE`, whose end is then cut off for validation and test"
             )
     return whole[0]
+
+
+def _first(files: Mapping[str, Sequence[Path]]) -> Path:
+    """The training file of a layout, or its first one."""
+    return next(files[part][0] for part in PARTS if part in files)

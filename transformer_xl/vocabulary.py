@@ -36,8 +36,9 @@ class TextRules:
     """How a text becomes tokens.
 
     unit: "word": what stands between white space, and <eos> after every line, blank ones too; "character": every
-    character, line ends among them; "byte": every byte; "document": what another tokenizer makes of each document, and
-    its separator after it. lower_case: the text is made lower case first, character by character.
+    character, line ends among them; "byte": every byte; "document": what another tokenizer makes of each document (of a
+    record, of what stands between blank lines of a text file; in a folder of one's own files of a whole one), and its
+    separator after it. lower_case: the text is made lower case first, character by character.
     """
 
     unit: Unit = "word"
