@@ -54,6 +54,7 @@ def evaluation(step: int, **changes: Any) -> dict[str, Any]:
 def make_run(
     folder: Path,
     *,
+    base: dict[str, Any] = SETTINGS,
     settings: dict[str, Any] | None = None,
     log: list[dict[str, Any]] | None = None,
     evaluations: list[dict[str, Any]] | None = None,
@@ -62,7 +63,10 @@ def make_run(
     manifest: dict[str, Any] | None = None,
     environment: dict[str, Any] | None = None,
 ) -> Path:
-    """A run's folder without weights: 100 steps, evaluated twice, finished; `metrics={}` leaves it unfinished."""
+    """A run's folder without weights: 100 steps, evaluated twice, finished; `metrics={}` leaves it unfinished.
+
+    base: all settings, of which `settings` are changes; a masked LM's.
+    """
     if metrics is None:
         metrics = {**evaluation(100), "trained_seconds": 3600.0, "trained_tokens": 204_800, "trained_flops": 4.5e14}
     files: dict[str, list[dict[str, Any]]] = {
@@ -72,7 +76,7 @@ def make_run(
         else starts,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "resolved.yaml").write_text(yaml.safe_dump({**SETTINGS, **(settings or {})}), encoding="utf-8")
+    (folder / "resolved.yaml").write_text(yaml.safe_dump({**base, **(settings or {})}), encoding="utf-8")
     for name, lines in files.items():
         if lines:
             (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
