@@ -13,23 +13,29 @@ from transformer_xl.cross_entropy import linear_cross_entropy
 TOKENS, WIDTH, WORDS = 13, 6, 17
 
 
-def operands(dtype: torch.dtype = torch.float32, spread: float = 1.0) -> tuple[list[Tensor], Tensor]:
-    """Hidden states, weight and bias; labels, two of which are ignored."""
+Operands = tuple[Tensor, Tensor, Tensor]  # hidden states, weight, bias
+
+
+def operands(dtype: torch.dtype = torch.float32, spread: float = 1.0) -> tuple[Operands, Tensor]:
+    """Random ones; and labels, two of which are ignored."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((TOKENS, WIDTH), (WORDS, WIDTH), (WORDS,))
-    tensors = [(spread * torch.randn(shape, generator=generator)).to(dtype).requires_grad_() for shape in shapes]
+
+    def drawn(*shape: int) -> Tensor:
+        return (spread * torch.randn(shape, generator=generator)).to(dtype).requires_grad_()
+
+    tensors = drawn(TOKENS, WIDTH), drawn(WORDS, WIDTH), drawn(WORDS)
     labels = torch.randint(WORDS, (TOKENS,), generator=generator)
     labels[[2, 12]] = cross_entropy.IGNORED_LABEL
     return tensors, labels
 
 
-def losses_and_gradients(tensors: list[Tensor], losses: Tensor) -> list[Tensor]:
+def losses_and_gradients(tensors: Operands, losses: Tensor) -> list[Tensor]:
     """The losses, and gradients of a sum of them in which each has another weight."""
     weights = torch.linspace(0.1, 2.0, len(losses), dtype=losses.dtype)
     return [losses.detach(), *torch.autograd.grad((losses * weights).sum(), tensors)]
 
 
-def by_torch(tensors: list[Tensor], labels: Tensor) -> list[Tensor]:
+def by_torch(tensors: Operands, labels: Tensor) -> list[Tensor]:
     """The same, of logits that are kept."""
     logits = functional.linear(*tensors).float()
     return losses_and_gradients(tensors, functional.cross_entropy(logits, labels, reduction="none"))
@@ -52,7 +58,7 @@ def test_torchs_losses_and_gradients(block: int | None, spread: float, monkeypat
 def test_gradients_by_differences() -> None:
     tensors, labels = operands(torch.float64)
     assert linear_cross_entropy(*tensors, labels).dtype == torch.float64
-    assert torch.autograd.gradcheck(lambda *given: linear_cross_entropy(*given, labels), tensors)
+    assert torch.autograd.gradcheck(linear_cross_entropy, (*tensors, labels))
 
 
 def test_without_gradient_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +84,8 @@ def test_half_precision() -> None:
     tensors, labels = operands(torch.bfloat16)
     ours = losses_and_gradients(tensors, linear_cross_entropy(*tensors, labels))
     assert [tensor.dtype for tensor in ours] == [torch.float32, *[torch.bfloat16] * 3]
-    wide = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    hidden, weight, bias = (tensor.detach().float().requires_grad_() for tensor in tensors)
+    wide = hidden, weight, bias
     with torch.autocast("cpu", torch.bfloat16):
         in_autocast = losses_and_gradients(wide, linear_cross_entropy(*wide, labels))
     assert {tensor.dtype for tensor in in_autocast} == {torch.float32}
@@ -90,7 +97,7 @@ def test_half_precision() -> None:
 
 def test_no_tokens_and_labels_that_are_no_tokens() -> None:
     tensors, labels = operands()
-    nothing = linear_cross_entropy(tensors[0][:0], *tensors[1:], labels[:0])
+    nothing = linear_cross_entropy(tensors[0][:0], tensors[1], tensors[2], labels[:0])
     nothing.sum().backward()
     assert nothing.shape == (0,) and tensors[1].grad is not None and not tensors[1].grad.any()
     for wrong in (WORDS, -1):

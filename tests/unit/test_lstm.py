@@ -22,7 +22,7 @@ PURE: dict[str, Any] = {**dict.fromkeys(DROPOUTS, 0.0), "alpha": 0.0, "beta": 0.
 BATCH, LENGTH = 4, 6
 
 
-def model(**options: Any) -> AWDLSTMForCausalLM:
+def model(**options: Any) -> Any:
     """A tiny one in training mode, without dropout and regularisation but for `options`; its words differ a lot."""
     torch.manual_seed(0)
     ours = AWDLSTMForCausalLM(AWDLSTMConfig(**{**SIZES, **PURE, **options})).train()
@@ -55,7 +55,8 @@ def test_parameters_of_the_papers_models(num_layers: int, num_parameters: int) -
 def test_output() -> None:
     ours, inputs = model(), batch()
     output = ours(**inputs)
-    assert isinstance(output, LanguageModelOutput) and output.logits is None
+    assert type(output) is LanguageModelOutput and output.logits is None
+    assert output.losses is not None and output.mems is not None
     assert output.losses.shape == (BATCH, LENGTH) and output.losses.dtype == torch.float32
     torch.testing.assert_close(output.loss, output.losses.mean())
     assert [tuple(level.shape) for level in output.mems] == [(BATCH, width) for width in (7, 7, 7, 7, 5, 5)]
@@ -132,7 +133,8 @@ def test_gradients_by_differences() -> None:
 def test_memory_of_segments_is_one_long_text(training: bool) -> None:
     ours, inputs = model().train(training), batch(12)
     whole = ours(**inputs)
-    mems, losses = None, []
+    mems: Any = None
+    losses = []
     for begin, end in ((0, 5), (5, 6), (6, 12)):
         output = ours(**{name: tensor[:, begin:end] for name, tensor in inputs.items()}, mems=mems)
         mems = output.mems

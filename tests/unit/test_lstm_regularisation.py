@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from nlp_adan import Adan
-from transformer_xl import AWDLSTMForCausalLM
 from transformer_xl.lstm import VariationalDropout, WeightDropLSTM, WordEmbedding
 from transformer_xl.lstm_configuration import DROPOUTS
 
 from .test_lstm import batch, gradients, model
 
 
-def recorded(ours: AWDLSTMForCausalLM, **options: Any) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+def recorded(ours: Any, **options: Any) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
     """A forward pass; and what went into and came out of each of its modules."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            # `hidden_dropout` comes between layers, more than once: the first time counts.
+            # `hidden_dropout` comes once between any two layers: the first time counts.
             found.setdefault(name, (inputs[0], output[0] if isinstance(output, tuple) else output))
 
         return hook
@@ -55,6 +54,18 @@ def test_variational_masks_are_one_for_all_positions(name: str) -> None:
     assert 0 < (mask[0] == 0).float().mean() < 1 and len(torch.unique(mask[0], dim=0)) > 1
     share = (VariationalDropout(0.25)(torch.ones(2, 200, 50)) == 0).float().mean()
     assert float(share) == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_hidden_dropout_comes_between_layers(num_layers: int) -> None:
+    ours = model(num_layers=num_layers, hidden_dropout=0.5)
+    dropped: list[Tensor] = []
+    ours.hidden_dropout.register_forward_hook(lambda module, inputs, output: dropped.append(output))
+    entered: list[Tensor] = []
+    for layer in ours.layers:
+        layer.register_forward_hook(lambda module, inputs, output: entered.append(inputs[0]))
+    ours(**batch())
+    assert len(dropped) == num_layers - 1 and all(one is other for one, other in zip(dropped, entered[1:], strict=True))
 
 
 def test_embedding_dropout_drops_words() -> None:
