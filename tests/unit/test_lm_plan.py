@@ -68,7 +68,7 @@ def test_every_option_reaches_the_plan(tmp_path: Path) -> None:
     assert longer.costs.activation_bytes_per_sequence > found.costs.activation_bytes_per_sequence
     kept = plan("transformer_xl", tmp_path, *SMALL, "--cutoffs", "100", *words, "--activation_checkpointing", "true")
     assert kept.costs.activation_bytes_per_sequence < found.costs.activation_bytes_per_sequence
-    short = plan("transformer_xl", tmp_path, *SMALL, "--cutoffs", "100", *words, "--plan_memory_gib", "1e-3")
+    short = plan("transformer_xl", tmp_path, "--recipe", "wt103-base", "--plan_memory_gib", "0.1")
     assert "not one sequence fits: give `--activation_checkpointing true`, or a smaller --tgt_len" in format_plan(short)
 
 
