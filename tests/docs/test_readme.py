@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import glue_eval.__main__
+import transformer_xl.__main__
 from bert import prepare_command
 from bert.options import parse_options
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
+from transformer_xl import options as language_models
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +47,7 @@ OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(\.venv/bin/)?(python|deepspeed|torchrun|sr
 
 def guide_commands() -> list[tuple[str, str]]:
     """Of the guides, what calls a command of ours; other people's scripts and tools are left out."""
-    inside = ("run_pretrain.py", "run_pretrain.sh", "glue_eval", "benchmarks/", "bert.report")
+    inside = ("run_pretrain.py", "run_pretrain.sh", "glue_eval", "benchmarks/", "bert.report", "-m transformer_xl")
     return [
         (page, line)
         for page, text in guides()
@@ -55,11 +58,13 @@ def guide_commands() -> list[tuple[str, str]]:
 
 def check_pretraining(words: list[str]) -> None:
     """Parse the words after `run_pretrain.py` or `run_pretrain.sh`."""
-    assert words[0] in ("bert", "prepare")
+    assert words[0] in ("bert", "prepare", *language_models.MODELS)
     if words[1:] == ["--help"]:
         return
     if words[0] == "prepare":
         prepare_command.command_parser().parse(words[1:])
+    elif words[0] in language_models.MODELS:
+        language_models.parse_options(words[0], words[1:])
     else:
         parse_options(words[1:])
 
@@ -81,8 +86,10 @@ def check_command(command: str) -> None:
             assert glue.model and glue.seeds and engine.output_dir
     elif program.endswith("python") and rest[:2] == ["-m", "nlp_adan"]:
         assert word_value("--optim", rest) == "adan" and adan_options(word_value("--optim_args", rest))
-    elif program.endswith("python") and rest[:2] == ["-m", "bert.report"]:
+    elif program.endswith("python") and rest[0] == "-m" and rest[1].endswith(".report"):
         assert len(rest) == 3
+    elif program.endswith("python") and rest[:2] == ["-m", "transformer_xl"]:
+        importlib.import_module(transformer_xl.__main__.COMMANDS[rest[2]])._parse(rest[3:])
     elif rest[0].startswith("benchmarks/"):
         source = (PROJECT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
@@ -123,6 +130,8 @@ def test_the_files_that_it_names_exist() -> None:
     for name in named:
         assert (PROJECT / name).exists() or name in (
             "integrations/",
+            "corpora/",
+            "pretraining/",
             "training/",
             "reporting/",
             "recipes/",
