@@ -35,7 +35,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        inner = F.relu_(self.inner(self.layer_norm(hidden) if self.pre_norm else hidden))
+        inner = F.relu(self.inner(self.layer_norm(hidden) if self.pre_norm else hidden))
         outer = self.outer(F.dropout(inner, self.dropout, self.training))
         total = hidden + F.dropout(outer, self.dropout, self.training)
         return total if self.pre_norm else self.layer_norm(total)
