@@ -178,6 +178,21 @@ def test_parts_are_the_whole_text_in_order(
     assert "".join(part(texts, name) for name in PARTS) == "".join(whole + missing)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text("a\n é日\U0001f600", min_size=1, max_size=30), fraction=st.floats(0.05, 0.45))
+def test_no_character_is_cut(tmp_path: Path, text: str, fraction: float) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    texts = open_texts(str(tmp_path / "a.txt"), "character", valid_fraction=fraction, test_fraction=fraction)
+    assert "".join(part(texts, name, "character") for name in PARTS) == text
+
+
+def test_files_do_not_run_into_each_other(tmp_path: Path) -> None:
+    for number, text in enumerate(("one", "two\n", "", "three")):
+        (tmp_path / f"{number}.txt").write_text(text)
+    assert "".join(parts(tmp_path, "character")) == "one\ntwo\nthree"
+    assert "".join(parts(tmp_path, "word")) == "one\ntwo\nthree\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16", "shift_jis"])
 @pytest.mark.parametrize("unit", ["word", "character"])
 def test_cuts_in_other_encodings(encoding: str, unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,8 @@ def test_a_part_without_text(part: str, texts: Path) -> None:
     (texts / f"{part}.txt").write_text("")
     message = error_of(texts)
     assert f"part {part!r}" in message and f"{part}.txt" in message and "add text" in message
+    (texts / "single.txt").write_text("\n \n" * 100)
+    assert "holds no text" in error_of(texts / "single.txt")
     (texts / "single.txt").write_text("a line\n")
     assert "larger `--test_fraction`" in error_of(texts / "single.txt")
 

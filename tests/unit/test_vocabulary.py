@@ -134,6 +134,14 @@ def test_the_encoder_gives_what_the_tokenizer_gives(odd_tokenizers: list[Any], t
         assert ids.tolist() == tokenizer(text)["input_ids"], rules
 
 
+def test_lower_case_is_alike_at_the_end_of_a_word(tmp_path: Path) -> None:
+    sigma, final = "\u03b1\u03c3", "\u03b1\u03c2"  # what Python makes of the second letter there, and does not
+    tokenizer = saved(Vocabulary(("<eos>", sigma, final), TextRules("word", lower_case=True)), tmp_path)
+    assert sigma.upper().lower() == final
+    assert TextEncoder(tokenizer, rules_of(tokenizer)).encode_text(sigma.upper()).tolist() == [1]
+    assert tokenizer(sigma.upper())["input_ids"] == [1]
+
+
 def test_rules_go_with_the_tokenizer(tmp_path: Path) -> None:
     rules = TextRules("word", lower_case=True)
     tokenizer = saved(build_vocabulary(words(TEXT), rules), tmp_path / "one")
