@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
-from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, format_plan
+from nlp_adan.pretraining.plan import format_plan
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.control import RunControl
@@ -23,7 +24,7 @@ from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .dry_run import plan_of_run
-from .flops import forward_flops_per_segment
+from .flops import counted_tail_share, mean_segment_length, training_flops_per_segment
 from .model_options import build_model, segments_before
 from .options import Options, parse_options
 from .parameters import num_parameters, num_parameters_outside_embedding
@@ -84,7 +85,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
             schedule=options.schedule,
             nominal_length=model_options.tgt_len if model_options.random_lengths else None,
             callbacks=[Beginning(begin), RunLog(run)],
-            meter=make_meter(options, config),
+            meter=make_meter(options, config, data.train_counts),
             control=RunControl(RunClock(), options.budget.max_hours, engine.num_sequences_per_step, run.path),
         )
 
@@ -142,14 +143,24 @@ def _part_result(name: str, prefix: str, metrics: Mapping[str, Any]) -> str:
     return f"{name} bits per character {metrics[f'{prefix}_bits_per_character']:.3f}"
 
 
-def make_meter(options: Options, config: PretrainedConfig) -> Meter:
-    """The meter of a run: what a step computes, and what its devices could."""
+def make_meter(options: Options, config: PretrainedConfig, train_counts: npt.NDArray[np.int64]) -> Meter:
+    """The meter of a run: what a step computes, and what its devices could.
+
+    train_counts: (vocab,), how often each token occurs in the training part; the tails of an adaptive softmax score
+    their own.
+    """
     engine: Any = options.engine
     streams, length = engine.num_sequences_per_step, options.model.tgt_len
-    forward = forward_flops_per_segment(config, length, options.model.mem_len)
+    flops = training_flops_per_segment(
+        config,
+        mean_segment_length(length, options.model.random_lengths),
+        options.model.mem_len,
+        micro_batch=engine.per_device_train_batch_size,
+        tail_share=counted_tail_share(config, train_counts),
+    )
     peak = peak_flops(torch.cuda.get_device_name(engine.device)) if engine.device.type == "cuda" else None
     return Meter(
         tokens_per_step=streams * length,
-        flops_per_step=TRAINING_PER_FORWARD * forward * streams,
+        flops_per_step=flops * streams,
         peak_flops=None if peak is None else peak * engine.world_size,
     )

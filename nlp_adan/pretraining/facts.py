@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nlp_adan.pretraining.peak_memory import DEVICE, HOST
+from nlp_adan.pretraining.plan import GIB
 from nlp_adan.pretraining.quantities import NOTHING, count, duration, with_unit
 from nlp_adan.pretraining.record import RunRecord
 from nlp_adan.reporting import Code, Column, Note, Paragraph, Section, Table
@@ -36,6 +38,8 @@ def cost_section(record: RunRecord) -> Section:
                    f"{record.sequence_length} a step)"),
         ("Matrix products, training", with_unit(record.flops, "FLOP")),
     ]  # fmt: skip
+    if peaks := _peak_memory(record):
+        facts.append(("Most memory, rank 0, last start", peaks))
     if record.starts:
         facts.append(("Starts", _starts(record)))
     elapsed = record.seconds_elapsed
@@ -54,6 +58,12 @@ def _parameters(record: RunRecord) -> str:
     of_layers = record.num_parameters_of_layers
     rest = "" if of_layers is None else f", {of_layers:,} of them outside of embedding and softmax"
     return f"{record.num_parameters:,}{rest}"
+
+
+def _peak_memory(record: RunRecord) -> str:
+    names = {DEVICE: "of the GPU, by torch", HOST: "of the host"}
+    parts = [(record.metrics.get(figure), words) for figure, words in names.items()]
+    return ", ".join(f"{value / GIB:,.2f} GiB {words}" for value, words in parts if value is not None)
 
 
 def _device_hours(record: RunRecord) -> str:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.card import CARD, write_model_card
+from nlp_adan.pretraining.peak_memory import peak_memory
 from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
@@ -211,6 +212,7 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     metrics["trained_tokens"] = steps * trainer.meter.tokens_per_step
     if trainer.meter.flops_per_step is not None:
         metrics["trained_flops"] = steps * trainer.meter.flops_per_step
+    metrics.update(peak_memory(trainer.args.device))
     run.finish(metrics)
     describe(run, family.kind, data.manifest)
     folder = run.path

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import PretrainedConfig
 
+from nlp_adan.pretraining.peak_memory import peak_memory
 from transformer_xl.configuration import TransformerXLConfig
 from transformer_xl.lstm import AWDLSTMForCausalLM
 from transformer_xl.lstm_configuration import AWDLSTMConfig
@@ -103,3 +106,12 @@ def test_dropout_memory_and_the_softmax_take_memory() -> None:
     one, two = activation_bytes(transformer_xl(1), 16, 12), plain
     assert checkpointed == one + 2 * 4 * 16 * 48 + (2 * 4 * 12 * 48)
     assert checkpointed < two
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to compare with")
+def test_the_most_memory_of_a_process() -> None:
+    """Against the kernel's other account of it, its high-water mark; the two are brought up to date apart."""
+    (mark,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    found = peak_memory(torch.device("cpu"))
+    assert found["peak_host_memory_bytes"] == pytest.approx(1024 * int(mark), rel=0.05)
+    assert "peak_device_memory_bytes" not in found

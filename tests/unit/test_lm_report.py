@@ -56,7 +56,8 @@ def evaluation(step: int, loss: float | None = None, figure: str = "perplexity",
 def final(figure: str = "perplexity", **changes: Any) -> dict[str, Any]:
     test = {name.replace("eval_", "test_"): value for name, value in evaluation(50, 4.5, figure).items()}
     return {**test, **evaluation(50, figure=figure), "step": 50, "trained_seconds": 3600.0, "trained_tokens": 102_400,
-            "trained_flops": 4.5e14, **changes}  # fmt: skip
+            "trained_flops": 4.5e14, "peak_device_memory_bytes": 2_684_354_560, "peak_host_memory_bytes": 1 << 30,
+            **changes}  # fmt: skip
 
 
 def made(folder: Path, **kwargs: Any) -> Path:
@@ -85,6 +86,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert cells(text, "Step") == columns
     assert cells(text, "100") == ["100", "60.0 min", "102,400", "6.071", "4.300", "73.70"]
     assert cells(text, "Tokens")[1] == "102,400 (16 sequences of 64 a step)"
+    assert cells(text, "Most memory, rank 0, last start")[1] == "2.50 GiB of the GPU, by torch, 1.00 GiB of the host"
     assert cells(text, "Training part")[1] == "900 lines, 51,200 tokens"
     assert cells(text, "Test part")[1] == "50 lines, 2,500 tokens"
     assert cells(text, "Epochs trained")[1] == "2.00"
