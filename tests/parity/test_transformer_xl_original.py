@@ -74,3 +74,27 @@ def test_same_losses_and_memories_over_segments(case: str) -> None:
             for found, memory in zip(mems, memories, strict=False):
                 torch.testing.assert_close(found, memory.transpose(0, 1), rtol=0, atol=1e-5)
     assert len(mems) == (2 if OPTIONS["mem_len"] and CASES[case].get("mem_len", 1) else 0)
+
+
+@pytest.mark.parametrize("pre_lnorm", [False, True])
+def test_dropout_in_the_same_places(pre_lnorm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its own share: a dropout that scales instead of drawing shows where it is left out or too many."""
+
+    def scaled(given: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return given * (1 - p) if training else given
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", scaled)
+    theirs, ours = pair({**CUTOFFS, "pre_lnorm": pre_lnorm, "dropout": 0.2, "dropatt": 0.3})
+    first = segments([5])[0][0]
+    without = ours(first).logits
+    theirs.train()
+    ours.train()
+    mems: Any = None
+    memories: list[Tensor] = []
+    for inputs, targets in segments([5, 5]):
+        losses, memories = theirs(inputs.t(), targets.t(), *memories)
+        output = ours(inputs, mems, targets)
+        mems = output.mems
+        torch.testing.assert_close(output.losses, losses.t(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(mems[1], memories[1].transpose(0, 1), rtol=0, atol=1e-5)
+    assert not torch.allclose(ours(first).logits, without, atol=0.01)
