@@ -16,9 +16,9 @@ from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.recipe import check_range
 from nlp_adan.training.stream_evaluation import StreamEvaluation
 
+from .encoder import encode_file
 from .loading import OVERRIDES, load_model, load_vocabulary, nominal_length, unit_of_loss
 from .model_options import segments_before
-from .encoder import encode_file
 
 
 def main(words: Sequence[str]) -> None:

@@ -21,8 +21,8 @@ from nlp_adan.errors import UserError
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.recipe import check_range
 
-from .loading import load_model, load_vocabulary, nominal_length
 from .encoder import TextEncoder
+from .loading import load_model, load_vocabulary, nominal_length
 from .vocabulary import rules_of
 
 

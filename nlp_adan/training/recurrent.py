@@ -143,7 +143,7 @@ class RecurrentEngine(PretrainingEngine):
 
     def measure(self, evaluation: StreamEvaluation, batches: SegmentBatches) -> tuple[dict[str, float], int]:
         """The figures of a text and the number of its tokens; every rank has to call it. See `StreamEvaluation`."""
-        self.callback_handler.eval_dataloader = batches  # type: ignore[assignment]
+        self.callback_handler.eval_dataloader = batches
 
         def tell() -> None:
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
