@@ -76,8 +76,7 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
         size = num_token_ids(load_tokenizer(data.tokenizer))
         return size, f"{size:,}, those of --tokenizer"
     if options.model.model_name_or_path is not None:
-        check_name(options.model.model_name_or_path, "--model_name_or_path")
-        size = int(AutoConfig.from_pretrained(options.model.model_name_or_path).vocab_size)
+        size = _vocabulary_of_model(options.model.model_name_or_path)
         return size, f"{size:,}, those of --model_name_or_path"
     if unit == "byte":
         return NUM_BYTES, f"{NUM_BYTES}, bytes"
@@ -90,3 +89,14 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
             "`--max_vocab N`, or as --data a stream that is prepared"
         )
     return size, f"{size:,}, the words of {corpus}: assumed, the text is not counted yet"
+
+
+def _vocabulary_of_model(name: str) -> int:
+    option = "--model_name_or_path"
+    check_name(name, option)
+    try:
+        return int(AutoConfig.from_pretrained(name).vocab_size)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{option}: no model configuration {name!r} ({str(error).splitlines()[0]}); name a model's folder"
+        ) from error

@@ -13,6 +13,7 @@ from transformer_xl.costs import ASSUMED_MFU
 from transformer_xl.data_options import StreamOptions
 from transformer_xl.dry_run import plan_of_run
 from transformer_xl.flops import training_flops_per_segment
+from transformer_xl.lstm import AWDLSTMForCausalLM
 from transformer_xl.lstm_configuration import AWDLSTMConfig
 from transformer_xl.options import parse_options
 from transformer_xl.prepare import prepare_stream
@@ -89,6 +90,18 @@ def test_a_prepared_stream_is_planned_with(tmp_path: Path) -> None:
     of_head = 3 * 4 * 8 * 2 * 16 * 11
     whole = 3 * 4 * 8 * 2 * 16 * (stream.vocab_size + stream.train_counts[-1] / stream.train_counts.sum())
     assert found.flops_per_step - of_tail - of_head == pytest.approx(without_tail.flops_per_step - whole)
+
+
+def test_a_named_models_vocabulary_is_planned_with(tmp_path: Path) -> None:
+    AWDLSTMForCausalLM(AWDLSTMConfig(vocab_size=37, embedding_size=8, hidden_size=8, num_layers=2)).save_pretrained(
+        tmp_path / "model"
+    )
+    found = plan("lstm", tmp_path, "--model_name_or_path", str(tmp_path / "model"), "--max_vocab", "50")
+    assert "37, those of --model_name_or_path" in format_plan(found)
+    assert found.num_parameters == 37 * (8 + 1) + 2 * (2 * 4 * 8 * 8 + 2 * 4 * 8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="--model_name_or_path: no model configuration"):
+        plan("lstm", tmp_path, "--model_name_or_path", str(tmp_path / "empty"))
 
 
 def test_what_a_plan_cannot_know(tmp_path: Path) -> None:
