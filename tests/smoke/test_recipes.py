@@ -48,8 +48,9 @@ class SpecialTokens:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def __len__(self) -> int:
-        return self.vocab_size
+    def get_vocab(self) -> dict[str, int]:
+        """Its last token stands for all."""
+        return {"last": self.vocab_size - 1}
 
 
 def recipe_text(name: str) -> str:
