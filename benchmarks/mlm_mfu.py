@@ -18,7 +18,7 @@ from bert.flops import forward_flops_per_sequence
 from bert.masking import MaskingCollator
 from bert.model import build_model
 from nlp_adan import Adan
-from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD
+from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
 from nlp_adan.training.hardware import peak_flops
 
 MASK_PROBABILITY = 0.15

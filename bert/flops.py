@@ -23,7 +23,7 @@ def forward_flops_per_sequence(
     config: PretrainedConfig, block_size: int, mask_probability: float, sparse_last_layer: bool = False
 ) -> float:
     """Operations of one forward pass over one sequence; a training step takes
-    `nlp_adan.pretraining.plan.TRAINING_PER_FORWARD` times as many.
+    `nlp_adan.pretraining.costs.TRAINING_PER_FORWARD` times as many.
 
     Args:
         config: of the model. Where its attention implementation is flash or flex attention, ModernBERT's local layers

@@ -22,8 +22,9 @@ from bert.prepared import PreparedData
 from bert.probe import GlueProbe, check_probe
 from bert.run_kind import MASKED_LM
 from bert.samples import TrainingBlocks, ValidationBlocks
+from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
-from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD, format_plan
+from nlp_adan.pretraining.plan import format_plan
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.callbacks import RunLog
 from nlp_adan.training.control import RunControl

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PretrainedConfig
 
-from nlp_adan.pretraining.plan import ModelCosts
+from nlp_adan.pretraining.costs import ModelCosts
 
 from .configuration import TransformerXLConfig
 from .flops import training_flops_per_segment

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PretrainedConfig
 
-from nlp_adan.pretraining.plan import TRAINING_PER_FORWARD
+from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
 
 from .configuration import TransformerXLConfig
 from .lstm_configuration import AWDLSTMConfig

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 from nlp_adan.errors import UserError
+from nlp_adan.pretraining.costs import ModelCosts
 from nlp_adan.pretraining.memory import StateMemory, optimizer_state_bytes, state_memory
 from nlp_adan.pretraining.quantities import count, duration, with_unit
 from nlp_adan.training.hardware import peak_flops
 
-# A training step in units of its forward pass: backward multiplies twice, for the inputs' and the weights' gradients.
-TRAINING_PER_FORWARD = 3
 # Of a device's memory, for buffers of communication, workspaces and fragmentation.
 RESERVED_SHARE = 0.2
 GIB = 1 << 30
@@ -32,36 +31,6 @@ class Devices:
     name: str | None = None
     memory_bytes: float | None = None
     flops_per_second: float | None = None
-
-
-@dataclass(frozen=True)
-class ModelCosts:
-    """What a model takes, whether or not it exists yet.
-
-    Args:
-        model_type: of its configuration.
-        num_parameters: each shared one once.
-        training_flops_per_sequence: of the matrix products of a training step.
-        flops_note: what they count.
-        activation_bytes_per_sequence: at the peak, an estimate.
-        activations_note: what the estimate assumes.
-        assumed_mfu: share of a GPU's peak that such models reach in bf16, where no rate is given; None: none is
-            assumed.
-        smaller: what to give where not one sequence fits, the end of a sentence.
-        num_outside_embedding: parameters outside of embedding and softmax; None: not told.
-        vocabulary: the number of tokens in words, and where it is from; "": not told.
-    """
-
-    model_type: str
-    num_parameters: int
-    training_flops_per_sequence: float
-    flops_note: str
-    activation_bytes_per_sequence: float
-    activations_note: str
-    assumed_mfu: float | None
-    smaller: str
-    num_outside_embedding: int | None = None
-    vocabulary: str = ""
 
 
 @dataclass(frozen=True)
