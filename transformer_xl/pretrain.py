@@ -150,17 +150,18 @@ def make_meter(options: Options, config: PretrainedConfig, train_counts: npt.NDA
     their own.
     """
     engine: Any = options.engine
-    streams, length = engine.num_sequences_per_step, options.model.tgt_len
+    streams = engine.num_sequences_per_step
+    length = mean_segment_length(options.model.tgt_len, options.model.random_lengths)
     flops = training_flops_per_segment(
         config,
-        mean_segment_length(length, options.model.random_lengths),
+        length,
         options.model.mem_len,
         micro_batch=engine.per_device_train_batch_size,
         tail_share=counted_tail_share(config, train_counts),
     )
     peak = peak_flops(torch.cuda.get_device_name(engine.device)) if engine.device.type == "cuda" else None
     return Meter(
-        tokens_per_step=streams * length,
+        tokens_per_step=round(streams * length),
         flops_per_step=flops * streams,
         peak_flops=None if peak is None else peak * engine.world_size,
     )

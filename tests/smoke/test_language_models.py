@@ -85,7 +85,8 @@ def test_a_run_leaves_a_model_figures_and_a_report(undisturbed: tuple[str, Path]
     metrics = json.loads((run / "metrics.json").read_text())
     for part in ("eval", "test"):
         assert metrics[f"{part}_perplexity"] == pytest.approx(math.exp(metrics[f"{part}_loss"]))
-    assert metrics["eval_loss"] < math.log(400) and metrics["trained_tokens"] == 40 * 4 * 16
+    length = 16 if family == "transformer_xl" else 16 * 0.975  # of random ones the mean
+    assert metrics["eval_loss"] < math.log(400) and metrics["trained_tokens"] == 40 * round(4 * length)
     assert {line["step"] for line in lines(run, "eval.jsonl")} == {20, 40}
     assert "perplexity" in (run / "report.md").read_text() and (run / "report.html").is_file()
     assert "transformer_xl" in (run / "README.md").read_text()
