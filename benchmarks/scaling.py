@@ -135,7 +135,7 @@ def plot(name: str, rows: Sequence[Row]) -> str:
 def table(name: str, rows: Sequence[Row]) -> list[str]:
     """Rows as a Markdown table, the formula beside the measured cost, then the exponents against the bar."""
     axis = AXES[name]
-    more = [column for column in rows[0] if column not in ("x", "seconds")]
+    more = [column for column in rows[0] if column not in ("x", "seconds", "all_seconds")]
     lines = [f"\n| {' | '.join([axis.size, axis.cost, 'formula', *(column.replace('_', ' ') for column in more)])} |"]
     lines.append(f"|{'---:|' * (len(more) + 3)}")
     for row in rows:

@@ -32,6 +32,7 @@ MEMORY_SECONDS = 1.0  # between two looks at the memory, each of which takes som
 LINES_A_DOCUMENT = 30
 BLOCK_SIZE = 128
 MB = 1_000_000
+RESUMPTIONS = 5
 # What every training run here shares. A rate of 0 and no evaluation to speak of: only the cost counts.
 COMMON = (
     "--recipe", "tiny", "--disable_tqdm", "True", "--logging_steps", "1", "--max_valid_blocks", "8",
@@ -215,20 +216,44 @@ def measure_corpora(megabytes: list[float], work: Path) -> list[dict[str, Any]]:
 def measure_resumes(lengths: list[int], work: Path, data: Path) -> list[dict[str, Any]]:
     """Runs of so many steps of 8 x 128 tokens, killed before the last. Cost: seconds to the next step.
 
-    `start_seconds` is the same for a fresh start.
+    `start_seconds` is the same for a fresh start. Medians of RESUMPTIONS, all lengths in turn, for a busy minute must
+    not be one length's alone.
     """
-    rows = []
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    for length in lengths:
-        folder = work / f"resume-{length}"
+    folders = {length: work / f"resume-{length}" for length in lengths}
+    commands, states = {}, {}
+    for length, folder in folders.items():
         words = [sys.executable, *_training_words(folder, data, sizes, 8, length)]
-        words += ["--save_strategy", "steps", "--save_steps", str(length - 1), "--save_total_limit", "2"]
-        start = _time_to_step(words, folder, 1, go_on=True)
-        checkpoint = folder / f"checkpoint-{length - 1}"
-        state = (checkpoint / "trainer_state.json").stat().st_size
-        resumed = _time_to_step([*words, "--resume", "auto"], folder, length)
-        rows.append({"x": length, "seconds": resumed, "start_seconds": start, "state_bytes": state})
-    return rows
+        commands[length] = [
+            *words,
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            str(length - 1),
+            "--save_total_limit",
+            "2",
+        ]
+        run(commands[length], 1)
+        states[length] = (folder / f"checkpoint-{length - 1}" / "trainer_state.json").stat().st_size
+    resumed: dict[int, list[float]] = {length: [] for length in lengths}
+    started: dict[int, list[float]] = {length: [] for length in lengths}
+    for _ in range(RESUMPTIONS):
+        for length, folder in folders.items():
+            _before_last_step(folder, length)
+            resumed[length].append(_time_to_step([*commands[length], "--resume", "auto"], folder, length))
+            fresh = work / "fresh"
+            started[length].append(_time_to_step([*commands[length], "--output_dir", str(fresh)], fresh, 1))
+            shutil.rmtree(fresh)
+    return [
+        {
+            "x": length,
+            "seconds": statistics.median(resumed[length]),
+            "all_seconds": sorted(round(seconds, 2) for seconds in resumed[length]),
+            "start_seconds": statistics.median(started[length]),
+            "state_bytes": states[length],
+        }
+        for length in lengths
+    ]
 
 
 class Vocabulary:
@@ -258,28 +283,24 @@ def _seconds_a_step(folder: Path, tokens_per_step: int) -> float:
     return tokens_per_step / statistics.median(line["tokens_per_second"] for line in lines[2:] or lines)
 
 
-def _time_to_step(words: list[str], folder: Path, step: int, go_on: bool = False) -> float:
-    """Seconds from a command's start to its log line of a step.
+def _before_last_step(folder: Path, length: int) -> None:
+    """Leave of a run what a kill before its last step leaves."""
+    for name in ("metrics.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / f"checkpoint-{length}", ignore_errors=True)
+    log = folder / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[: length - 1]))
 
-    Then it is killed; with `go_on` only once the checkpoint before its last step is there, and the last is not.
-    """
-    log, length = folder / "log.jsonl", int(words[words.index("--max_steps") + 1])
-    began, reached = time.monotonic(), [0.0]
 
-    def last_step() -> int:
-        lines = log.read_bytes()[-4096:].splitlines() if log.is_file() else []
-        return json.loads(lines[-1])["step"] if lines and lines[-1].endswith(b"}") else 0
+def _time_to_step(words: list[str], folder: Path, step: int) -> float:
+    """Seconds from a command's start to its log line of a step; then it is killed."""
+    log, began, reached = folder / "log.jsonl", time.monotonic(), [0.0]
 
     def until() -> bool:
-        if not reached[0] and last_step() >= step:
+        lines = log.read_bytes()[-4096:].splitlines() if log.is_file() else []
+        if lines and lines[-1].endswith(b"}") and json.loads(lines[-1])["step"] >= step:
             reached[0] = time.monotonic() - began
-        return bool(reached[0]) and not go_on
+        return bool(reached[0])
 
     run(words, 1, until)
-    if go_on:  # what a kill before the last step leaves
-        for name in ("metrics.json", "model.safetensors"):
-            (folder / name).unlink()
-        shutil.rmtree(folder / f"checkpoint-{length}")
-        lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(lines[: length - 1]))
     return reached[0]

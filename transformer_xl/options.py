@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlp_adan.pretraining.plan_options import PlanOptions
-
 from nlp_adan.training.budget import BudgetOptions
 from nlp_adan.training.library_checks import check_budget_schedule
 from nlp_adan.training.pretraining import PretrainingOptions

@@ -81,6 +81,10 @@ def growth_plot(
             axes.plot(*_columns(pairs), "--", color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.2)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 10 * low:  # a decade at least: what hardly grows must not look as if it did
+            middle = (low * high) ** 0.5
+            axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
         if points or formulas:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
         _label(axes, x_label, y_label, title)
