@@ -17,7 +17,7 @@ from nlp_adan.training.recipe import check_range
 from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .encoder import encode_file
-from .loading import OVERRIDES, load_model, load_vocabulary, nominal_length, unit_of_loss
+from .loading import OVERRIDES, check_vocabulary, load_model, load_vocabulary, nominal_length, unit_of_loss
 from .model_options import segments_before
 
 
@@ -28,17 +28,15 @@ def main(words: Sequence[str]) -> None:
     for name in ("batch_size", "tgt_len"):
         if getattr(options, name) is not None:
             check_range(name, getattr(options, name), 1)
+    if options.json and Path(options.json).is_dir():
+        raise UserError(f"--json: {options.json!r} is a folder; name a file in it")
     overrides = {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None}
     model = load_model(options.model, overrides)
     tokenizer = load_vocabulary(options.model)
+    check_vocabulary(options.model, model, tokenizer)
     ids, num_unknown = encode_file(Path(options.data), tokenizer, unknown=options.unknown)
     if len(ids) < 2:
         raise UserError(f"--data: {options.data!r} has {len(ids)} token(s); a perplexity wants two or more")
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(
-            f"--model: {options.model!r} knows {model.config.vocab_size:,} tokens and its vocabulary has "
-            f"{len(tokenizer):,}: convert or save them together again"
-        )
     length = nominal_length(model, options.tgt_len)
     evaluation = StreamEvaluation(
         ids, length, options.batch_size, segments_before(model.config, length), unit=unit_of_loss(tokenizer)

@@ -22,7 +22,7 @@ from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.recipe import check_range
 
 from .encoder import TextEncoder
-from .loading import load_model, load_vocabulary, nominal_length
+from .loading import check_vocabulary, load_model, load_vocabulary, nominal_length
 from .vocabulary import rules_of
 
 
@@ -31,11 +31,17 @@ def main(words: Sequence[str]) -> None:
     quiet_libraries()
     options = _parse(words)
     check_range("max_new_tokens", options.max_new_tokens, 1)
-    check_range("temperature", options.temperature, 0)
+    if options.temperature:  # 0 takes the likeliest token
+        check_range("temperature", options.temperature, 0.01, 100)
+    if options.seed is not None:
+        check_range("seed", options.seed, 0, 2**63 - 1)
+    if any("\udc80" <= character <= "\udcff" for character in options.prompt):
+        raise UserError("--prompt: it is not UTF-8; give it in that encoding")
     check_range("top_k", options.top_k, 0)
     check_range("top_p", options.top_p, 0, 1)
     model = load_model(options.model, {} if options.mem_len is None else {"mem_len": options.mem_len})
     tokenizer = load_vocabulary(options.model)
+    check_vocabulary(options.model, model, tokenizer)
     encoder = TextEncoder(tokenizer, rules_of(tokenizer))
     ids, num_unknown = encoder.encode_text(options.prompt), encoder.tally.num_unknown
     if len(ids) == 0:

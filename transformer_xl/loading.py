@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 
@@ -44,13 +53,27 @@ def load_model(name_or_path: str, overrides: dict[str, Any] | None = None) -> Pr
         setattr(config, name, value)
     if isinstance(config, TransformerXLConfig):
         check_config(config, "--")
+    return load_weights(name_or_path, config, "--model").to(accelerator()).eval()
+
+
+def load_weights(name_or_path: str, config: PretrainedConfig, option: str) -> PreTrainedModel:
+    """The model of a folder or of the hub, in float32.
+
+    Raises: UserError where weights are missing, are of other shapes, or do not load.
+    """
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name_or_path, config=config)
-    except (OSError, RuntimeError, ValueError) as error:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{option}: the weights of {name_or_path!r} do not load ({reason})") from error
+    if wrong := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
         raise UserError(
-            f"--model: the weights of {name_or_path!r} do not load ({str(error).splitlines()[0]})"
-        ) from error
-    return model.to(accelerator()).eval()
+            f"{option}: {name_or_path!r} lacks the weights {', '.join(wrong[:3])}"
+            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; name a whole model"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def load_vocabulary(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -66,6 +89,15 @@ def load_vocabulary(name_or_path: str) -> PreTrainedTokenizerBase:
             "`python -m transformer_xl convert ... --vocab FILE`"
         ) from error
     return tokenizer
+
+
+def check_vocabulary(name_or_path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises: UserError where a folder's vocabulary is not that of its model."""
+    if num_token_ids(tokenizer) != model.config.vocab_size:
+        raise UserError(
+            f"--model: {name_or_path!r} knows {model.config.vocab_size:,} tokens and its vocabulary has "
+            f"{num_token_ids(tokenizer):,}: save, or convert, them together again"
+        )
 
 
 def unit_of_loss(tokenizer: PreTrainedTokenizerBase) -> str:

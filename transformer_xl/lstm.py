@@ -128,6 +128,7 @@ class AWDLSTMForCausalLM(PreTrainedModel):
     def __init__(self, config: AWDLSTMConfig) -> None:
         check_config(config)
         super().__init__(config)
+        self.loss_type = None  # by its name the Trainer would take it for one that shifts labels, and count fewer
         widths = config.layer_widths
         self.embedding = WordEmbedding(config.vocab_size, config.embedding_size, config.embedding_dropout)
         self.input_dropout = VariationalDropout(config.input_dropout)

@@ -71,6 +71,7 @@ class TransformerXLForCausalLM(PreTrainedModel):
     def __init__(self, config: TransformerXLConfig) -> None:
         check_config(config)
         super().__init__(config)
+        self.loss_type = None  # by its name the Trainer would take it for one that shifts labels, and count fewer
         self.embedding = AdaptiveEmbedding(config)
         self.layers = nn.ModuleList(TransformerXLLayer(config) for _ in range(config.n_layer))
         # The biases of queries for content and for positions, of all layers and heads.

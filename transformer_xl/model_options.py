@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from nlp_adan.errors import UserError
@@ -14,8 +13,11 @@ from nlp_adan.integrations.deepspeed import whole_models
 from nlp_adan.training.recipe import check_range
 
 from .configuration import TransformerXLConfig, check_config
+from .loading import load_weights
 from .lstm_configuration import AWDLSTMConfig
 from .lstm_configuration import check_config as check_lstm_config
+
+ANY_VOCABULARY = 2**31  # larger than any
 
 
 @dataclasses.dataclass
@@ -55,8 +57,8 @@ class TransformerXLOptions:
         """Whether segments have random lengths: never, a Transformer-XL's memory wants a grid."""
         return False
 
-    def config(self, vocab_size: int) -> PretrainedConfig:
-        """The configuration for a vocabulary of this size.
+    def config(self, vocab_size: int | None) -> PretrainedConfig:
+        """The configuration for a vocabulary of this size; None: it is not known yet, the rest is checked.
 
         Raises: UserError for values that no model can have, and for weights of another vocabulary.
         """
@@ -69,7 +71,9 @@ class TransformerXLOptions:
         del sizes["model_name_or_path"]
         for name in ("n_head", "d_model"):
             check_range(name, sizes[name], 1)
-        config = TransformerXLConfig(vocab_size=vocab_size, **{**sizes, "cutoffs": self.cutoffs or []})
+        config = TransformerXLConfig(
+            vocab_size=vocab_size or ANY_VOCABULARY, **{**sizes, "cutoffs": self.cutoffs or []}
+        )
         check_config(config, "--")
         return config
 
@@ -101,8 +105,8 @@ class LSTMOptions:
         """An LSTM's memory is its state."""
         return 0
 
-    def config(self, vocab_size: int) -> PretrainedConfig:
-        """The configuration for a vocabulary of this size.
+    def config(self, vocab_size: int | None) -> PretrainedConfig:
+        """The configuration for a vocabulary of this size; None: it is not known yet, the rest is checked.
 
         Raises: UserError for values that no model can have, and for weights of another vocabulary.
         """
@@ -115,7 +119,7 @@ class LSTMOptions:
             for size in ("embedding_size", "hidden_size", "num_layers"):
                 del values[size]
             return named_config(name, AWDLSTMConfig, vocab_size, values)
-        config = AWDLSTMConfig(vocab_size=vocab_size, **values)
+        config = AWDLSTMConfig(vocab_size=vocab_size or ANY_VOCABULARY, **values)
         check_lstm_config(config, "--")
         return config
 
@@ -124,7 +128,7 @@ Family = TransformerXLOptions | LSTMOptions
 
 
 def named_config(
-    name: str, kind: type[PretrainedConfig], vocab_size: int, overrides: dict[str, Any]
+    name: str, kind: type[PretrainedConfig], vocab_size: int | None, overrides: dict[str, Any]
 ) -> PretrainedConfig:
     """The configuration of a model folder or of a hub model, with other values for what training may change.
 
@@ -138,7 +142,7 @@ def named_config(
         raise UserError(f"{option}: no model configuration {name!r} ({str(error).splitlines()[0]})") from error
     if not isinstance(config, kind):
         raise UserError(f"{option}: {name!r} is a {config.model_type}, not a {kind.model_type}; name one of these")
-    if config.vocab_size != vocab_size:
+    if vocab_size is not None and config.vocab_size != vocab_size:
         raise UserError(
             f"{option}: {name!r} knows {config.vocab_size:,} tokens, the text's vocabulary has {vocab_size:,}; give "
             f"the model's own vocabulary with `--tokenizer {name}`"
@@ -152,7 +156,7 @@ def build_model(config: PretrainedConfig, name_or_path: str | None = None) -> Pr
         if name_or_path is None:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         else:
-            model = AutoModelForCausalLM.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+            model = load_weights(name_or_path, config, "--model_name_or_path")
     return model
 
 

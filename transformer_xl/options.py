@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.budget import BudgetOptions
 from nlp_adan.training.library_checks import check_budget_schedule
@@ -18,7 +19,6 @@ from nlp_adan.training.recipe import (
     read_recipe,
     recipe_names,
     resolved,
-    unknown_value,
     word_value,
 )
 from nlp_adan.training.schedules import ScheduleOptions
@@ -27,8 +27,6 @@ from .data_options import StreamOptions
 from .model_options import Family, LSTMOptions, TransformerXLOptions
 
 RECIPES = Path(__file__).parent / "recipes"
-# What an evaluation of a stream gives.
-FIGURES = ("loss", "perplexity", "bits_per_character", "unigram_cross_entropy", "num_tokens")
 
 
 @dataclasses.dataclass
@@ -95,6 +93,10 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
     if options.budget.max_hours is not None:
         check_budget_schedule(options.engine)
     best = options.engine.metric_for_best_model
-    if best is not None and best.removeprefix("eval_") not in FIGURES:
-        raise unknown_value("--metric_for_best_model", best, FIGURES)
+    if best is not None and best.removeprefix("eval_") != "loss":
+        raise UserError(
+            f"--metric_for_best_model: {best!r}: give `loss`, with which perplexity and bits per character fall"
+        )
+    if family == "lstm" and options.engine.activation_checkpointing:
+        raise UserError("--activation_checkpointing: an LSTM's kernel keeps its activations itself; leave it out")
     return options

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Counted up when the same inputs would give other files.
 FORMAT_VERSION = 1
+NUM_BYTES = 256
 MIN_PART_TOKENS = 2  # one is read, the other predicted
 # Options that say how a vocabulary is counted, and have no say where a tokenizer is given.
 VOCABULARY_OPTIONS = ("unit", "lower_case", "max_vocab", "min_count")
@@ -101,7 +102,10 @@ def _rules(options: StreamOptions, tokenizer: PreTrainedTokenizerBase | None) ->
         return rules
     unit: Any = unit_by_name(options.data) if options.unit == "auto" else options.unit
     if unit == "byte":
-        _refuse(options, VOCABULARY_OPTIONS[1:], "a byte is a byte, and all 256 are in the vocabulary")
+        why = "a byte is a byte, and all 256 are in the vocabulary"
+        _refuse(options, ("lower_case", "min_count"), why)
+        if options.max_vocab is not None and options.max_vocab < NUM_BYTES:
+            _refuse(options, ("max_vocab",), why)
     return TextRules(unit, options.lower_case)
 
 

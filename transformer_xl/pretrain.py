@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
+from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest
+from nlp_adan.errors import UserError
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
 from nlp_adan.pretraining.plan import format_plan
 from nlp_adan.training.budget import RunClock
@@ -25,6 +27,7 @@ from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .dry_run import plan_of_run
 from .flops import counted_tail_share, mean_segment_length, training_flops_per_segment
+from .loading import load_vocabulary
 from .model_options import build_model, segments_before
 from .options import Options, parse_options
 from .parameters import num_parameters, num_parameters_outside_embedding
@@ -56,9 +59,20 @@ class StreamPretraining(Pretraining[PreparedStream]):
         """See `Pretraining.plan`."""
         return format_plan(plan_of_run(self.options, self.options.plan))
 
+    def check(self) -> None:
+        """See `Pretraining.check`: what the model's options say, before a long text is read."""
+        self.options.model.config(None)
+
     def prepare(self) -> PreparedStream:
         """The stream of a prepared folder, from the cache, or made now."""
-        return prepare_stream(self.options.data)
+        stream = prepare_stream(self.options.data)
+        name = self.options.model.model_name_or_path
+        if name is not None and tokenizer_digest(load_vocabulary(name)) != tokenizer_digest(stream.tokenizer()):
+            raise UserError(
+                f"--model_name_or_path: the text's vocabulary is not that of {name!r}; give the model's own with "
+                f"`--tokenizer {name}`"
+            )
+        return stream
 
     def make_trainer(self, data: PreparedStream, run: RunFolder, begin: Begin) -> PretrainingEngine:
         """See `Pretraining.make_trainer`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
 
 from nlp_adan.training.agreement import largest_over_ranks
 from nlp_adan.training.budget import RunClock
@@ -107,6 +108,8 @@ class RunControl(TrainerCallback, ExportableState):
             self.stopped_by = None  # finished all the same
         if self.used_up or self.stopped_by is not None:
             control.should_training_stop = control.should_save = True
+        if self.used_up and args.eval_strategy != IntervalStrategy.NO:
+            control.should_evaluate = True  # the last weights may be the best ones
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._saved_step = state.global_step

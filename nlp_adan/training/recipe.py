@@ -28,6 +28,8 @@ SUPERSEDES = {
     "--num_train_epochs": ("--max_steps", "--max_hours"),
     "--max_steps": ("--max_hours",),
     "--max_hours": ("--max_steps",),
+    # Of a language model's recipe: a tokenizer has a vocabulary of its own.
+    "--tokenizer": ("--unit", "--lower_case", "--max_vocab", "--min_count"),
 }
 # A value that says no more than leaving the option out.
 _UNSET = {"--max_steps": "-1"}

@@ -186,19 +186,27 @@ class RecurrentEngine(PretrainingEngine):
 
 
 class LengthScaledRate(TrainerCallback):
-    """Scales the learning rate of a step by the length of its segment; the schedule sets it anew after each step."""
+    """Scales the learning rate of a step by the length of its segment; the schedule sees the rate that it set."""
 
     def __init__(self, dataset: StreamDataset, nominal_length: int) -> None:
         self.dataset = dataset
         self.nominal_length = nominal_length
+        self._rates: list[float] = []
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         factor = self.dataset.segment_length(state.global_step) / self.nominal_length
-        rates = kwargs["lr_scheduler"].get_last_lr()
-        for group, rate in zip(kwargs["optimizer"].param_groups, rates, strict=True):
+        groups = kwargs["optimizer"].param_groups
+        self._rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
+            group["lr"] = rate
 
 
 def save_memories(folder: Path, rank: int, columns: Sequence[Sequence[int]], memories: Sequence[Memory]) -> None:

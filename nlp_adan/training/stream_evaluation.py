@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from nlp_adan.training.agreement import sum_of_floats_over_ranks
 
 IGNORED = -100
+CHUNK_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Grid:
 
 def make_grid(num_segments: int, num_before: int, num_columns: int) -> Grid:
     """At most `num_columns` columns, as many as are worth their segments before."""
+    num_before = min(num_before, num_segments - 1)  # there are no more
     # Column c reads the segments [c x own, c x own + before + own) and counts the last `own` of them; column 0 all.
     worth = max(1, num_segments // (2 * num_before)) if num_before else num_segments
     num_columns = max(1, min(num_columns, worth))
@@ -147,6 +150,11 @@ class StreamEvaluation:
         loss_sum, num_tokens = sum_of_floats_over_ranks(float(total), float(count))
         return self.figures(loss_sum / num_tokens, int(num_tokens)), int(num_tokens)
 
+    @cached_property
+    def _unigram(self) -> float:
+        assert self.train_counts is not None
+        return unigram_cross_entropy(self.train_counts, self.tokens[1:])
+
     def figures(self, loss: float, num_tokens: int) -> dict[str, float]:
         """The names and values of an evaluation's figures."""
         figures = {"loss": loss}
@@ -155,13 +163,15 @@ class StreamEvaluation:
         else:
             figures["perplexity"] = math.exp(min(loss, 700.0))
         if self.train_counts is not None:
-            figures["unigram_cross_entropy"] = unigram_cross_entropy(self.train_counts, self.tokens[1:])
+            figures["unigram_cross_entropy"] = self._unigram
         figures["num_tokens"] = num_tokens
         return figures
 
 
 def unigram_cross_entropy(train_counts: npt.NDArray[np.int64], tokens: npt.NDArray[Any]) -> float:
     """Nats a token of guessing by the training part's frequencies, each counted once more (none is impossible)."""
-    counts = np.bincount(tokens, minlength=len(train_counts))
+    counts = np.zeros(len(train_counts), dtype=np.int64)
+    for begin in range(0, len(tokens), CHUNK_TOKENS):  # bincount makes int64 of what it is given
+        counts += np.bincount(tokens[begin : begin + CHUNK_TOKENS], minlength=len(train_counts))
     log_shares = np.log(train_counts + 1) - math.log(float(train_counts.sum()) + len(train_counts))
     return float(-(counts * log_shares).sum() / counts.sum())
