@@ -17,8 +17,9 @@ from nlp_adan.training.recipe import check_range
 from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .encoder import encode_file
-from .loading import OVERRIDES, check_vocabulary, load_model, load_vocabulary, nominal_length, unit_of_loss
+from .loading import OVERRIDES, check_vocabulary, load_model, load_vocabulary, nominal_length
 from .model_options import segments_before
+from .vocabulary import rules_of
 
 
 def main(words: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ def main(words: Sequence[str]) -> None:
         raise UserError(f"--data: {options.data!r} has {len(ids)} token(s); a perplexity wants two or more")
     length = nominal_length(model, options.tgt_len)
     evaluation = StreamEvaluation(
-        ids, length, options.batch_size, segments_before(model.config, length), unit=unit_of_loss(tokenizer)
+        ids, length, options.batch_size, segments_before(model.config, length), unit=rules_of(tokenizer).unit_of_loss
     )
     batches = evaluation.batches()
     began = time.monotonic()

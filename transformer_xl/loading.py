@@ -21,7 +21,6 @@ from nlp_adan.hub import check_name
 
 from .configuration import TransformerXLConfig, check_config
 from .lstm_configuration import AWDLSTMConfig
-from .vocabulary import rules_of
 
 # Options of a Transformer-XL that an evaluation may set otherwise than the training did.
 OVERRIDES = ("mem_len", "clamp_len", "same_length")
@@ -98,11 +97,6 @@ def check_vocabulary(name_or_path: str, model: PreTrainedModel, tokenizer: PreTr
             f"--model: {name_or_path!r} knows {model.config.vocab_size:,} tokens and its vocabulary has "
             f"{num_token_ids(tokenizer):,}: save, or convert, them together again"
         )
-
-
-def unit_of_loss(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a loss is told as."""
-    return "bits_per_character" if rules_of(tokenizer).is_character_level else "perplexity"
 
 
 def accelerator() -> torch.device:

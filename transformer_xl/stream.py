@@ -54,7 +54,7 @@ class PreparedStream:
     @property
     def unit_of_loss(self) -> str:
         """What a loss is told as: "bits_per_character" or "perplexity"."""
-        return "bits_per_character" if self.rules.is_character_level else "perplexity"
+        return self.rules.unit_of_loss
 
     @cached_property
     def train(self) -> np.memmap[Any, Any]:

@@ -49,6 +49,11 @@ class TextRules:
         """Whether a loss is told in bits per character."""
         return self.unit in ("character", "byte")
 
+    @property
+    def unit_of_loss(self) -> str:
+        """What a loss is told as: "bits_per_character" or "perplexity"."""
+        return "bits_per_character" if self.is_character_level else "perplexity"
+
 
 def rules_of(tokenizer: PreTrainedTokenizerBase) -> TextRules:
     """The rules that a tokenizer was made with; those of documents for one that is not from here."""

@@ -106,12 +106,11 @@ class RecurrentEngine(PretrainingEngine):
         self._num_micro_batches += 1
         return (loss, outputs) if return_outputs else loss
 
-    def _columns(self, rank: int | None = None) -> list[list[int]]:
-        """The columns of a rank's micro-batches, as the position sampler takes them."""
+    def _columns(self) -> list[list[int]]:
+        """The columns of this rank's micro-batches, as the position sampler takes them."""
         args: Any = self.args
         size, world_size = args.per_device_train_batch_size, args.world_size
-        rank = args.process_index if rank is None else rank
-        begins = [(micro * world_size + rank) * size for micro in range(args.gradient_accumulation_steps)]
+        begins = [(micro * world_size + args.process_index) * size for micro in range(args.gradient_accumulation_steps)]
         return [list(range(begin, begin + size)) for begin in begins]
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -136,7 +135,6 @@ class RecurrentEngine(PretrainingEngine):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """See the Trainer: the text read with a memory, the same value for any batch size and number of ranks."""
-
         figures, num_tokens = self.measure(self.stream_evaluation, dataloader)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_tokens)
