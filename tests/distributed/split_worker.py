@@ -8,6 +8,7 @@ losses and gradient norms, and the parameters.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +101,27 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
     log = Lines()
     trainer.add_callback(log)
     trainer.train()
-    parameters = {}
-    for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=config.startswith("zero3")):
-            parameters[name] = parameter.detach().clone()
     lines = [line for line in log.lines if "loss" in line]
     return {
         "loss": [line["loss"] for line in lines],
         "grad_norm": [float(line["grad_norm"]) for line in lines],
         "batch_hash": [line.get("batch_hash") for line in lines],
-        "parameters": parameters,
+        "parameters": whole_parameters(trainer, config),
         "optimizer": type(getattr(trainer.optimizer.optimizer, "optimizer", trainer.optimizer.optimizer)).__name__,
         "is_sharded": hasattr(trainer.optimizer.optimizer, "optimizer"),
     }
 
 
-def main() -> None:
+def whole_parameters(trainer: Engine, config: str) -> dict[str, torch.Tensor]:
+    """The parameters by their names, gathered where ZeRO-3 has divided them; every rank has to call it."""
+    parameters = {}
+    for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=config.startswith("zero3")):
+            parameters[name] = parameter.detach().clone()
+    return parameters
+
+
+def main(run: Callable[[str, str, int, int, Path], dict[str, Any]]) -> None:
     """Run every case of the command line, one after the other."""
     quiet_libraries()
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
@@ -128,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(run)

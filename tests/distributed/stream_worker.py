@@ -6,23 +6,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import numpy as np
-import torch
 from transformers import PreTrainedModel, set_seed
 
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
-from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.recurrent import RecurrentEngine
 from nlp_adan.training.schedules import ScheduleOptions
 from nlp_adan.training.stream_evaluation import StreamEvaluation
-from tests.distributed.split_worker import Lines
+from tests.distributed.split_worker import Lines, main, whole_parameters
 from transformer_xl.configuration import TransformerXLConfig
 from transformer_xl.lstm_configuration import AWDLSTMConfig
 from transformer_xl.model_options import build_model, segments_before
@@ -93,31 +89,15 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
     )
     trainer.train()
     evaluated = trainer.evaluate()
-    parameters = {}
-    for name, parameter in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=config.startswith("zero3")):
-            parameters[name] = parameter.detach().clone()
     lines = [line for line in log.lines if "loss" in line]
     return {
         "loss": [line["loss"] for line in lines],
         "grad_norm": [float(line["grad_norm"]) for line in lines],
         "batch_hash": [line["batch_hash"] for line in lines],
         "eval_loss": evaluated["eval_loss"],
-        "parameters": parameters,
+        "parameters": whole_parameters(trainer, config),
     }
 
 
-def main() -> None:
-    """Run every case of the command line, one after the other."""
-    quiet_libraries()
-    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    folder, cases = Path(words[0]), words[1:]
-    for case in cases:
-        family, config, micro, accumulation = case.split(":")
-        found = run(family, config, int(micro), int(accumulation), folder)
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            torch.save(found, folder / f"{case}.pt")
-
-
 if __name__ == "__main__":
-    main()
+    main(run)
