@@ -152,14 +152,15 @@ def finetune(
         num_train=len(train),
         num_dev=sum(len(split) for split in dev_splits),
         steps=training.global_step,
-        seconds=round(time.monotonic() - began, 2),
         learning_rate=options.learning_rate,
         optimizer=str(getattr(options.optim, "value", options.optim)),
         batch_size=options.num_sequences_per_step,
         epochs=float(options.num_train_epochs) if options.max_steps <= 0 else None,
         max_length=max_length,
         train_loss=float(training.training_loss),
-        settings={"num_cut_train_examples": train.num_cut, "weight_decay": options.weight_decay,
+        timing={"seconds": round(time.monotonic() - began, 2)},
+        num_cut=train.num_cut,
+        settings={"weight_decay": options.weight_decay,
                   "optim_args": options.optim_args, "lr_scheduler_type": str(options.lr_scheduler_type.value)},
     )  # fmt: skip
 

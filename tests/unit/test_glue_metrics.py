@@ -129,7 +129,7 @@ def test_scores_of_several_dev_files_keep_apart() -> None:
 
 
 def test_run_results_survive_json() -> None:
-    result = RunResult("RTE", 3, {"accuracy": 0.5}, True, 10, 5, 7, 1.25, 1e-4, "adan", 16, train_loss=math.nan)
+    result = RunResult("RTE", 3, {"accuracy": 0.5}, True, 10, 5, 7, 1e-4, "adan", 16, train_loss=math.nan)
     kept = result.to_json()
     assert kept["train_loss"] is None
     assert RunResult.from_json(kept).to_json() == kept
