@@ -101,11 +101,13 @@ def task_from_json(value: str | Mapping[str, Any]) -> Task:
     """The task that `task_to_json` wrote; KeyError or TypeError where it is none."""
     if isinstance(value, str):
         return TASKS[value]
-    values = {name: tuple(item) if isinstance(item, (list, tuple)) else item for name, item in value.items()}
-    splits = [
-        {name: tuple(item) if isinstance(item, (list, tuple)) else item for name, item in split.items()}
-        for split in value["splits"]
-    ]
+    values = _as_fields(value)
     if values.get("definition") is not None:
         values["definition"] = Path(values["definition"])
-    return Task(**{**values, "splits": tuple(SplitFile(**split) for split in splits)})
+    splits = tuple(SplitFile(**_as_fields(split)) for split in value["splits"])
+    return Task(**{**values, "splits": splits})
+
+
+def _as_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples."""
+    return {name: tuple(item) if isinstance(item, (list, tuple)) else item for name, item in value.items()}
