@@ -7,7 +7,8 @@ and a resumed run begins at its step's position at once: nothing is skipped by r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.meter import Meter
 from nlp_adan.training.order import IntArray
 
 
@@ -57,16 +57,28 @@ class PositionSampler(Sampler[IntArray]):
             number += 1
 
 
+class BatchCounter(Protocol):
+    """What is told of every batch (`meter.Meter`)."""
+
+    def waiting_for_data(self) -> AbstractContextManager[None]:
+        """Around the fetching of a batch."""
+        ...
+
+    def count(self, batch: Mapping[str, Tensor]) -> None:
+        """A batch, on the host, that will be trained on."""
+        ...
+
+
 class PositionLoader:
-    """Batches on the training device, metered: the wait for data, and a hash of what was trained on.
+    """Batches on the training device, each told to a counter.
 
     It has no length, so the Trainer counts steps, not epochs.
     """
 
-    def __init__(self, batches: DataLoader[Any], device: torch.device, meter: Meter) -> None:
+    def __init__(self, batches: DataLoader[Any], device: torch.device, counter: BatchCounter) -> None:
         self.batches = batches
         self.device = device
-        self.meter = meter
+        self.counter = counter
 
     @property
     def dataset(self) -> Any:
@@ -77,10 +89,10 @@ class PositionLoader:
         iterator = iter(self.batches)
         while True:
             try:
-                with self.meter.waiting_for_data():
+                with self.counter.waiting_for_data():
                     batch = next(iterator)
             except UserError as error:  # from a worker, torch puts its traceback into the message
                 raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
-            self.meter.count(batch)
+            self.counter.count(batch)
             # Not blocking: a copy from pinned memory that waits would wait for all kernels before it.
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

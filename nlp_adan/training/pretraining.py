@@ -6,21 +6,18 @@ import dataclasses
 import math
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers import TrainerControl
 
 from nlp_adan.errors import UserError
 from nlp_adan.training.agreement import wait_at_most
 from nlp_adan.training.budget import UNBOUNDED_STEPS, budget_schedule
 from nlp_adan.training.control import RunControl
-from nlp_adan.training.engine import Engine, EngineOptions
-from nlp_adan.training.loader import PositionDataset, PositionLoader, PositionSampler
+from nlp_adan.training.engine import EngineOptions
+from nlp_adan.training.loader import PositionDataset
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.option_checks import REFUSED_IN_PRETRAINING
-from nlp_adan.training.signals import ignore_signals
+from nlp_adan.training.positions import PositionEngine
 
 
 @dataclasses.dataclass
@@ -34,32 +31,8 @@ class PretrainingOptions(EngineOptions):
     refused = REFUSED_IN_PRETRAINING
 
 
-class EpochOfPosition(TrainerCallback):
-    """Keeps `state.epoch`, and what is due at an epoch's end: the Trainer takes the whole run for one epoch."""
-
-    def __init__(self, num_samples: int, samples_per_step: int) -> None:
-        self.num_samples = num_samples
-        self.samples_per_step = samples_per_step
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        samples = state.global_step * self.samples_per_step
-        state.epoch = samples / self.num_samples
-        if samples // self.num_samples > (samples - self.samples_per_step) // self.num_samples:
-            control.should_log |= args.logging_strategy == IntervalStrategy.EPOCH
-            control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH
-            control.should_save |= args.save_strategy == SaveStrategy.EPOCH
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        state.compute_steps(args, state.max_steps)  # a resumed run's may be others than the checkpoint's
-
-
-class PretrainingEngine(Engine):
-    """The engine on a data set that is read by position (`loader.PositionDataset`).
-
-    An epoch has no end of its own: `num_train_epochs` only says how many steps there are. A resumed run begins at its
-    position without reading what came before.
+class PretrainingEngine(PositionEngine):
+    """The engine on a data set that is read by position, with a budget, a meter and an end that can be resumed.
 
     Args:
         meter: told of every batch and step; its figures go into every log line.
@@ -67,7 +40,6 @@ class PretrainingEngine(Engine):
     """
 
     args: PretrainingOptions
-    train_dataset: PositionDataset
     lr_scheduler: Any
     control: TrainerControl
 
@@ -84,24 +56,16 @@ class PretrainingEngine(Engine):
         if control.budget_seconds is not None:
             _check_whole_steps(options)
         wait_at_most(options.ddp_timeout)
-        options.ignore_data_skip = True  # the sampler begins where the run stands
-        if options.max_steps < 0:  # the Trainer wants to know it at once
-            samples = train_dataset.num_samples * options.num_train_epochs
-            epochs = max(1, math.ceil(samples / options.num_sequences_per_step))
-            options.max_steps = epochs if control.budget_seconds is None else UNBOUNDED_STEPS
-        super().__init__(args=args, train_dataset=train_dataset, **kwargs)
+        if options.max_steps < 0 and control.budget_seconds is not None:
+            options.max_steps = UNBOUNDED_STEPS
+        super().__init__(args=args, train_dataset=train_dataset, counter=meter, **kwargs)
         self.meter = meter
         self.run_control = control
         self._evaluated: tuple[int, dict[str, float]] | None = None
         if control.budget_seconds is not None:
             self.bar.count_seconds(control)
-        for callback in (EpochOfPosition(train_dataset.num_samples, control.samples_per_step), control, meter):
+        for callback in (control, meter):
             self.add_callback(callback)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """See the Trainer. Each rank draws its own dropout; a checkpoint's random state, where it has one, follows."""
-        torch.manual_seed(self.args.seed + self.args.process_index)
-        return super().train(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not self.control.should_training_stop:  # said when training began: the run was at its end
@@ -123,40 +87,6 @@ class PretrainingEngine(Engine):
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         self._evaluated = (self.state.global_step, dict(metrics))
         return metrics
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """See the Trainer."""
-        loader = super().get_eval_dataloader(eval_dataset)
-        batches = getattr(loader, "base_dataloader", loader)  # accelerate's hands no attribute on to it
-        batches.worker_init_fn = ignore_signals
-        batches.generator = torch.Generator()  # as for training: an evaluation draws none of the run's random numbers
-        return loader
-
-    def get_train_dataloader(self) -> Any:
-        """This rank's batches from the step on that the run has reached when they are first asked for."""
-        options: Any = self.args
-        sampler = PositionSampler(
-            lambda: self.state.global_step,
-            micro_batch=options.per_device_train_batch_size,
-            num_micro_batches=options.gradient_accumulation_steps,
-            rank=options.process_index,
-            world_size=options.world_size,
-        )
-        batches: DataLoader[Any] = DataLoader(
-            self.train_dataset,
-            sampler=sampler,
-            batch_size=None,  # the sampler's positions are a batch already
-            collate_fn=self.data_collator,
-            # Its iterator draws a seed for workers: from the run's generator, it would change a resumed run's dropout.
-            generator=torch.Generator(),
-            num_workers=options.dataloader_num_workers,
-            worker_init_fn=ignore_signals,
-            pin_memory=options.dataloader_pin_memory and options.device.type == "cuda",
-            persistent_workers=options.dataloader_persistent_workers,
-            prefetch_factor=options.dataloader_prefetch_factor,
-            multiprocessing_context=options.dataloader_multiprocessing_context,
-        )
-        return PositionLoader(batches, options.device, self.meter)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """The schedule over steps, or over the budget of hours where there is one."""
