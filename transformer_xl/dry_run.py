@@ -37,7 +37,7 @@ def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
     data, model, engine = options.data, options.model, options.engine
     stream = None
     if data.data is not None and is_prepared(Path(data.data).expanduser()):
-        stream = prepare_stream(data)
+        stream = prepare_stream(data, given=data.given)
     vocab_size, vocabulary = _vocabulary(options, stream)
     config = model.config(vocab_size)
     mean_length = mean_segment_length(model.tgt_len, model.random_lengths)

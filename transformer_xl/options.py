@@ -15,6 +15,7 @@ from nlp_adan.training.pretraining import PretrainingOptions
 from nlp_adan.training.recipe import (
     CommandParser,
     find_recipe,
+    given_options,
     parse_with_recipe,
     read_recipe,
     recipe_names,
@@ -31,9 +32,13 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclasses.dataclass
 class DataOptions(StreamOptions):
-    """The text and its vocabulary."""
+    """The text and its vocabulary.
+
+    given: the names of all options that stand on the command line itself.
+    """
 
     recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
+    given: frozenset[str] = dataclasses.field(default=frozenset(), init=False)
 
 
 @dataclasses.dataclass
@@ -90,6 +95,7 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
     parser = command_parser(family)
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, family_recipes(family))
     options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+    options.data.given = given_options(words)
     if options.budget.max_hours is not None:
         check_budget_schedule(options.engine)
     best = options.engine.metric_for_best_model

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from nlp_adan.corpora.documents import known_encoding
 from nlp_adan.corpora.manifest import (
     STREAM,
     differences,
@@ -46,10 +47,13 @@ def default_folder(key: str) -> Path:
     return cache_folder() / f"stream-{key[:16]}"
 
 
-def prepare_stream(options: StreamOptions, folder: Path | None = None) -> PreparedStream:
+def prepare_stream(
+    options: StreamOptions, folder: Path | None = None, given: Collection[str] | None = None
+) -> PreparedStream:
     """The stream of a text: opened where it was made before, from the cache or `folder`, else made now.
 
-    options: `data` may also name a prepared stream, with the options that it was prepared with or none.
+    options: `data` may also name a prepared stream; given: the names of the options that then have to be true of it,
+    those that the user gave: a recipe's are meant for another text. None: those that differ from their default.
 
     Raises: UserError for whatever is wrong with the options, the text or the disk, and where `folder` holds something
     else. Nothing is left behind then.
@@ -57,7 +61,7 @@ def prepare_stream(options: StreamOptions, folder: Path | None = None) -> Prepar
     try:
         _check(options)
         if options.data is not None and is_prepared(Path(options.data).expanduser()):
-            return _given(options, Path(options.data).expanduser())
+            return _given(options, Path(options.data).expanduser(), given)
         return _prepared(options, folder)
     except OSError as error:
         raise UserError(
@@ -87,11 +91,14 @@ def _check(options: StreamOptions) -> None:
 
 
 def _refuse(options: StreamOptions, names: tuple[str, ...], why: str) -> None:
-    defaults = {field.name: field.default for field in fields(StreamOptions)}
     for name in names:
-        value = getattr(options, name)
-        if value != defaults[name]:
-            raise UserError(f"--{name} {value}: {why}; leave one of them out")
+        if name in _changed(options):
+            raise UserError(f"--{name} {getattr(options, name)}: {why}; leave one of them out")
+
+
+def _changed(options: StreamOptions) -> list[str]:
+    """The names of the options that differ from their default."""
+    return [field.name for field in fields(StreamOptions) if getattr(options, field.name) != field.default]
 
 
 def _rules(options: StreamOptions, tokenizer: PreTrainedTokenizerBase | None) -> TextRules:
@@ -144,7 +151,7 @@ def _prepared(options: StreamOptions, folder: Path | None) -> PreparedStream:
     return open_stream(folder)
 
 
-def _given(options: StreamOptions, folder: Path) -> PreparedStream:
+def _given(options: StreamOptions, folder: Path, given: Collection[str] | None) -> PreparedStream:
     """A stream that was prepared before, without its text."""
     stream = open_stream(folder)
     if options.unit not in ("auto", stream.rules.unit):
@@ -153,7 +160,31 @@ def _given(options: StreamOptions, folder: Path) -> PreparedStream:
         stated = stream.manifest["inputs"]["tokenizer_sha256"] or tokenizer_digest(stream.tokenizer())
         if tokenizer_digest(load_tokenizer(options.tokenizer)) != stated:
             raise UserError(f"--tokenizer {options.tokenizer!r} is not the one of the stream in {folder}: leave it out")
+    for name, stated in _stated(stream.manifest).items():
+        value = getattr(options, name)
+        if name not in (_changed(options) if given is None else given):
+            continue
+        expected = getattr(StreamOptions(), name) if stated is None else stated
+        if (known_encoding(value) if name == "encoding" else value) != expected:
+            prepared = "needed none" if stated is None else f"was prepared with {stated}"
+            raise UserError(
+                f"--{name} {value}: the stream in {folder} {prepared}; leave it out, or name the text itself with "
+                "`--data` to prepare another"
+            )
     return stream
+
+
+def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stream's manifest says of the options that it was prepared with; None of those that had no say."""
+    inputs = manifest["inputs"]
+    of_corpus = inputs["corpus"]["options"]
+    return {
+        "lower_case": manifest["rules"]["lower_case"],
+        "max_vocab": inputs["max_vocab"],
+        "min_count": inputs["min_count"],
+        **{name: of_corpus.get(name) for name in ("encoding", "text_column")},
+        **{f"{part}_fraction": of_corpus["fractions"].get(part) for part in ("valid", "test")},
+    }
 
 
 def _make(

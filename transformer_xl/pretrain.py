@@ -65,7 +65,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
 
     def prepare(self) -> PreparedStream:
         """The stream of a prepared folder, from the cache, or made now."""
-        stream = prepare_stream(self.options.data)
+        stream = prepare_stream(self.options.data, given=self.options.data.given)
         name = self.options.model.model_name_or_path
         if name is not None and tokenizer_digest(load_vocabulary(name)) != tokenizer_digest(stream.tokenizer()):
             raise UserError(

@@ -132,6 +132,11 @@ def word_value(option: str, words: Sequence[str]) -> str | None:
     return found
 
 
+def given_options(words: Sequence[str]) -> frozenset[str]:
+    """The names of the options among command-line words: what the user said, and no recipe."""
+    return frozenset(word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--"))
+
+
 def recipe_names(folder: Path) -> list[str]:
     """The names of the recipes in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -79,7 +79,7 @@ def test_a_prepared_stream_is_planned_with(tmp_path: Path) -> None:
     stream = prepare_stream(StreamOptions(data=str(tmp_path / "text.txt")), tmp_path / "stream")
     words = ["--data", str(tmp_path / "stream"), "--global_batch_size", "4", "--max_steps", "-1", "--num_train_epochs",
              "3"]  # fmt: skip
-    found = plan("transformer_xl", tmp_path, *SMALL, *words, "--cutoffs", "10", "--max_vocab", "10000")
+    found = plan("transformer_xl", tmp_path, *SMALL, *words, "--cutoffs", "10")
     segments = StreamSegments(stream.train, 4, 8)
     assert found.num_steps == 3 * segments.num_segments
     assert f"3 epochs of {segments.num_samples:,} segments" in format_plan(found)
