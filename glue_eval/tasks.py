@@ -1,24 +1,27 @@
 """The GLUE tasks: one table of facts (files, columns, labels, metrics, counts), read by everything else in `glue_eval`.
 
 Sources: Wang et al. 2019 (GLUE), the files that download_glue_data.py writes, and the submission format of
-gluebenchmark.com. Counts are those of the published files.
+gluebenchmark.com. Counts are those of the published files. One's own task (`glue_eval.task_file`) is a `Task` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from nlp_adan.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class SplitFile:
-    """One TSV file of a task.
+    """One file of a task: TSV, or for one's own task also JSON lines (its name says which).
 
-    `columns` names every column from left to right; where `has_header` is true, the file's first line is exactly these
-    names. `text_columns` holds one name or two. `label_column` is None for an unlabelled (test) file, `id_column` is
-    None where the file has no running number. `num_examples` is the published count, without the header.
+    `file` lies in the task's folder; for one's own task it is a path seen from the task's definition. `columns` names
+    every column from left to right (for JSON lines: the members that are read); where `has_header` is true, a TSV
+    file's first line is exactly these names. `text_columns` holds one name or two. `label_column` is None for an
+    unlabelled (test) file, `id_column` is None where the file has no running number. `num_examples` is the published
+    count, without the header, and 0 where none is published.
     """
 
     name: str
@@ -26,7 +29,7 @@ class SplitFile:
     columns: tuple[str, ...]
     text_columns: tuple[str, ...]
     label_column: str | None
-    num_examples: int
+    num_examples: int = 0
     has_header: bool = True
     id_column: str | None = None
     submission_file: str | None = None
@@ -49,12 +52,14 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task.
+    """One GLUE task, or one's own.
 
     `labels` are the strings of the label column, in the order of the class numbers 0, 1, ... and of the submission
     file; None for a regression task, whose scores lie in `score_range`. `metrics` name functions of
     `glue_eval.metrics`; a best checkpoint is chosen by `main_metric`. `max_length` is the default number of tokens of
     an example. `skip_short_rows`: the published files hold rows with columns missing, which every reader leaves out.
+    `definition` is the file that defines one's own task, None for GLUE's. `other_folder`: another usual name of the
+    task's folder.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Task:
     score_range: tuple[float, float] | None = None
     max_length: int = 128
     skip_short_rows: bool = False
+    definition: Path | None = None
+    other_folder: str | None = None
 
     @property
     def is_regression(self) -> bool:
@@ -229,6 +236,7 @@ _AX_TASK = Task(
     labels=THREE_WAY,
     metrics=("matthews",),
     main_metric="matthews",
+    other_folder="diagnostic",  # download_glue_data.py's
 )
 
 TASKS: dict[str, Task] = {
@@ -261,24 +269,40 @@ def get_task(name: str) -> Task:
     by_lower_case = {known.lower(): task for known, task in TASKS.items()}
     task = by_lower_case.get(name.strip().lower())
     if task is None:
-        raise UserError(f"unknown task {name.strip()!r}{nearest(name.strip(), TASKS)}: choose from {', '.join(TASKS)}")
+        raise UserError(
+            f"unknown task {name.strip()!r}{nearest(name.strip(), TASKS)}: choose from {', '.join(TASKS)}, "
+            "or give the path of a .yaml file that defines one"
+        )
     return task
 
 
-def parse_task_names(text: str | Iterable[str]) -> list[Task]:
-    """Tasks to train on, from `all` (the nine) or names separated by commas, in the order given, each once.
+def parse_task_names(text: str | Iterable[str], with_diagnostic: bool = False) -> list[Task]:
+    """Tasks from `all` (the nine), names, and paths of YAML files that define one's own tasks; commas between them.
+
+    Args:
+        text: In the order of the result, each once.
+        with_diagnostic: AX, which cannot be trained on, may be named too.
 
     Raises:
-        UserError: An unknown name, no name at all, or AX, which cannot be trained on.
+        UserError: An unknown name, no name at all, a definition with a mistake, two tasks of one name, or AX.
     """
+    from glue_eval.task_file import read_task_file  # it makes Task objects
+
     names = text.split(",") if isinstance(text, str) else list(text)
     tasks: list[Task] = []
     for name in filter(None, (name.strip() for name in names)):
-        chosen = list(TRAINABLE_TASKS) if name.lower() == "all" else [get_task(name)]
+        if name.lower().endswith((".yaml", ".yml")):
+            chosen = [read_task_file(Path(name))]
+        else:
+            chosen = list(TRAINABLE_TASKS) if name.lower() == "all" else [get_task(name)]
         tasks += [task for task in chosen if task not in tasks]
     if not tasks:
         raise UserError(f"no task in {text!r}: give 'all' or names such as CoLA,RTE")
+    by_name: dict[str, Task] = {}
     for task in tasks:
-        if not task.is_trainable:
+        if not task.is_trainable and not with_diagnostic:
             raise UserError(f"{task.name} has no training file: it is scored by a model trained on MNLI, leave it out")
+        other = by_name.setdefault(task.name.lower(), task)
+        if other is not task:
+            raise UserError(f"{other.definition} and {task.definition} both define {task.name!r}: rename one of them")
     return tasks

@@ -110,7 +110,7 @@ def test_a_wrong_header_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "index\tsentence1\tsentence2\tlabel\n\n\n"])
 def test_a_file_without_examples_is_refused(tmp_path: Path, content: str) -> None:
     write_file(tmp_path, "RTE", "dev", []).write_text(content)
-    with pytest.raises(UserError, match=r"dev\.tsv has no examples"):
+    with pytest.raises(UserError, match=r"dev\.tsv: no examples: take the original dev\.tsv"):
         read_split(tmp_path, TASKS["RTE"], "dev")
 
 
