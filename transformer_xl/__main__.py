@@ -1,4 +1,4 @@
-"""`python -m transformer_xl {convert,evaluate,generate} ...`: what is done with a trained language model."""
+"""`python -m transformer_xl {prepare,convert,evaluate,generate} ...`: what is done before training, and after it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from nlp_adan.errors import UserError, exit_on_user_error, nearest
 
 # The module of each command, whose `main(words)` runs it; imported only when asked for.
 COMMANDS = {
+    "prepare": "transformer_xl.prepare_command",
     "convert": "transformer_xl.convert",
     "evaluate": "transformer_xl.evaluate",
     "generate": "transformer_xl.generate",

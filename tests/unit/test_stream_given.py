@@ -1,21 +1,25 @@
-"""A prepared stream as `--data`: what the user says beside it of its text has to be true."""
+"""A stream prepared into a folder, and as `--data`: what the user says beside it of its text has to be true."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nlp_adan.errors import UserError
+import transformer_xl.__main__
+from nlp_adan.errors import EXIT_CODE, UserError
 from transformer_xl.data_options import StreamOptions
 from transformer_xl.dry_run import plan_of_run
 from transformer_xl.options import Options, parse_options
 from transformer_xl.prepare import prepare_stream
+from transformer_xl.prepare_command import PrepareOptions
 from transformer_xl.pretrain import StreamPretraining
-from transformer_xl.stream import PreparedStream
+from transformer_xl.stream import PreparedStream, open_stream
 
 # As the text was prepared, and another value of each option.
 PREPARED: dict[str, Any] = {
@@ -93,7 +97,55 @@ def test_an_option_that_had_no_say(stream: PreparedStream, tmp_path: Path) -> No
     for part in ("train", "valid", "test"):
         (folder / f"{part}.txt").write_text("a b\n" * 40)
     parted = prepare_stream(StreamOptions(data=str(folder)), tmp_path / "parted")
-    for name, value in (("valid_fraction", 0.1), ("text_column", "body")):
+    others: dict[str, Any] = {"valid_fraction": 0.1, "text_column": "body"}
+    for name, value in others.items():
         with pytest.raises(UserError, match=rf"--{name} {value}: the stream in .* needed none.*leave it out"):
             prepare_stream(StreamOptions(data=str(parted.folder), **{name: value}))
     assert prepare_stream(StreamOptions(data=str(parted.folder)), given=["valid_fraction"]).folder == parted.folder
+
+
+def run_prepare(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What `python -m transformer_xl prepare WORDS` prints."""
+    monkeypatch.setattr("sys.argv", ["transformer_xl", "prepare", *words])
+    transformer_xl.__main__.main()
+    return capsys.readouterr().out
+
+
+def test_the_command_prepares_into_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every option: the same stream as those options make, and where it is said to be."""
+    records = "".join(json.dumps({"body": f"The word{n % 30} ends"}) + "\n" for n in range(300))
+    (tmp_path / "text.jsonl").write_text(records, encoding="utf-8")
+    words = [word for name, value in PREPARED.items() for word in (f"--{name}", str(value))]
+    given = ["--data", str(tmp_path / "text.jsonl"), *words]
+    told = run_prepare(capsys, monkeypatch, *given, "--output_dir", str(tmp_path / "own"))
+    made = open_stream(tmp_path / "own")
+    counts = f"{len(made.train):,} train, {len(made.valid):,} valid, {len(made.test):,} test tokens of 20 kinds, "
+    assert re.fullmatch(rf"{counts}[\d.]+ MB/s \(\d+ s\), in {tmp_path / 'own'}\n", told)
+    expected = prepare_stream(StreamOptions(data=str(tmp_path / "text.jsonl"), **PREPARED))
+    assert made.manifest == expected.manifest and expected.folder != made.folder
+    assert "MB/s" not in run_prepare(capsys, monkeypatch, *given, "--output_dir", str(tmp_path / "own"))  # made before
+    assert str(expected.folder) in run_prepare(capsys, monkeypatch, *given)  # without a folder: where training finds it
+    assert {field.name for field in dataclasses.fields(PrepareOptions)} == {
+        *(field.name for field in dataclasses.fields(StreamOptions)), "output_dir"
+    }  # fmt: skip
+
+
+def test_what_the_command_refuses(
+    stream: PreparedStream, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = str(tmp_path / "text.jsonl")
+    cases = {
+        ("--data", str(stream.folder)): "is prepared already: train on it",
+        ("--data", text, "--output_dir", str(tmp_path)): "holds no prepared stream: name a new folder",
+        ("--data", text, "--output_dir", str(stream.folder)): "different: .*max_vocab",
+        ("--data", text, "--max_vocb", "5"): "did you mean '--max_vocab'",
+        ("--data", text, "--text_column", "body", "--max_vocab", "1"): "--max_vocab 1: choose 2 or more",
+        ("--data", str(tmp_path / "none.txt")): "no such file",
+    }
+    for words, told in cases.items():
+        with pytest.raises(SystemExit) as left:
+            run_prepare(capsys, monkeypatch, *words)
+        assert left.value.code == EXIT_CODE and re.search(told, capsys.readouterr().err), words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "stream", "text.jsonl"]
