@@ -45,15 +45,15 @@ REFUSED_IN_PRETRAINING = {
     "batch_eval_metrics": "would hand batches to the metrics one by one, which want all at once; leave it out",
     "dataloader_drop_last": "would not act: epochs follow each other without a last batch; leave it out",
     "dataloader_in_order": "would make the order of the batches a matter of chance; leave it out",
-    "do_predict": "would not act: pretraining has no test set; leave it out",
+    "do_predict": "would not act: what is measured at the end follows from the data; leave it out",
     "enable_jit_checkpoint": "would not act: a signal always ends a run with a checkpoint; leave it out",
     "label_names": "would leave the evaluation without its labels; leave it out",
-    "remove_unused_columns": "would take from the masking what it needs; leave it out",
+    "remove_unused_columns": "would take from the batches what they are made of; leave it out",
     "restore_callback_states_from_checkpoint": "would not act: `--resume` restores what a run needs; leave it out",
     "resume_from_checkpoint": "would not act; say it with `--resume`",
     "save_only_model": "would leave checkpoints that cannot be resumed; `--save_total_limit 1` spares disk",
-    "train_sampling_strategy": "would not act: each epoch is a permutation of its own, by `--data_seed`; leave it out",
-    "use_liger_kernel": "would not act: Liger has no kernels for masked language models; leave it out",
+    "train_sampling_strategy": "would not act: the order of the samples is the run's own; leave it out",
+    "use_liger_kernel": "would not act: Liger has no kernels for these models; leave it out",
 }
 
 

@@ -1,0 +1,47 @@
+"""What of a language model's options could not act is refused by name, in words that are true of language models."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nlp_adan.errors import UserError
+from transformer_xl.options import MODELS, Options, StreamEngineOptions, command_parser, parse_options
+
+OUTPUT = ["--output_dir", "runs/never"]
+
+
+def parse(words: str, family: str = "transformer_xl") -> Options:
+    return parse_options(family, [*words.split(), *OUTPUT])
+
+
+def error_of(words: str, family: str = "transformer_xl") -> str:
+    with pytest.raises(UserError) as raised:
+        parse(words, family)
+    assert str(raised.value).count("\n") <= 1
+    return str(raised.value)
+
+
+def test_the_refusals_are_not_those_of_masked_models() -> None:
+    """Every option that is refused is one of both parsers, and its text speaks of no masks and no other model."""
+    for family in MODELS:
+        known = {option for action in command_parser(family)._actions for option in action.option_strings}
+        for name, why in StreamEngineOptions.refused.items():
+            assert f"--{name.partition('.')[0]}" in known
+            assert not re.search(r"mask|BERT|permutation|no test", why), name
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--remove_unused_columns True", "from the batches"),
+        ("--do_predict True", "follows from the data"),
+        ("--use_liger_kernel True", "these models"),
+        ("--train_sampling_strategy group_by_length", "the run's own"),
+    ],
+)
+def test_an_option_that_could_not_act_is_refused(words: str, told: str) -> None:
+    for family in MODELS:
+        message = error_of(words, family)
+        assert message.startswith(words.split(" ")[0] + ":") and told in message
