@@ -11,6 +11,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.budget import BudgetOptions
 from nlp_adan.training.library_checks import check_budget_schedule
+from nlp_adan.training.option_checks import REFUSED_ON_STREAMS
 from nlp_adan.training.pretraining import PretrainingOptions
 from nlp_adan.training.recipe import (
     CommandParser,
@@ -46,6 +47,7 @@ class StreamEngineOptions(PretrainingOptions):
     """The options of the pretraining engine; nothing is compiled unless asked for: memories change their shapes."""
 
     compiles_by_default = False
+    refused = REFUSED_ON_STREAMS
 
 
 class Options(NamedTuple):

@@ -55,6 +55,22 @@ REFUSED_IN_PRETRAINING = {
     "train_sampling_strategy": "would not act: the order of the samples is the run's own; leave it out",
     "use_liger_kernel": "would not act: Liger has no kernels for these models; leave it out",
 }
+_NO_PREDICTIONS = "would not act: the evaluation of a stream sums losses and keeps no predictions; leave it out"
+_ITS_PRECISION = (
+    "would not act: a stream is evaluated in the precision of its training; `--bf16` and `--fp16` choose it"
+)
+REFUSED_ON_STREAMS = {
+    **REFUSED_IN_PRETRAINING,
+    **dict.fromkeys(
+        (
+            "batch_eval_metrics", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object",
+            "include_for_metrics", "label_names", "prediction_loss_only",
+        ),
+        _NO_PREDICTIONS,
+    ),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), _ITS_PRECISION),
+    "dataloader_drop_last": "would not act: the last segment of a pass is read like any other; leave it out",
+}  # fmt: skip
 
 
 def check_given(options: Any) -> None:
@@ -100,9 +116,13 @@ def check_made(options: Any) -> None:
 
 def refuse_changed(options: Any, refused: Mapping[str, str]) -> None:
     """Raise a UserError where one of the options in `refused`, which says why, differs from its default."""
+    defaults = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(options)
+    }
     for name, why in refused.items():
         option, _, detail = name.partition(".")
-        value, default = getattr(options, option), getattr(type(options), option, None)
+        value, default = getattr(options, option), defaults[option]
         if detail:
             value, default = getattr(value, detail), getattr(AcceleratorConfig(), detail)
         if value != default:

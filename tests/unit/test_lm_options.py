@@ -29,7 +29,7 @@ def test_the_refusals_are_not_those_of_masked_models() -> None:
         known = {option for action in command_parser(family)._actions for option in action.option_strings}
         for name, why in StreamEngineOptions.refused.items():
             assert f"--{name.partition('.')[0]}" in known
-            assert not re.search(r"mask|BERT|permutation|no test", why), name
+            assert not re.search(r"mask|BERT|permutation|epochs follow|no test", why), name
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,17 @@ def test_the_refusals_are_not_those_of_masked_models() -> None:
         ("--do_predict True", "follows from the data"),
         ("--use_liger_kernel True", "these models"),
         ("--train_sampling_strategy group_by_length", "the run's own"),
+        # What the Trainer's own evaluation does, and that of a stream does not.
+        ("--bf16_full_eval True", "the precision of its training"),
+        ("--fp16_full_eval True", "the precision of its training"),
+        ("--eval_accumulation_steps 4", "sums losses"),
+        ("--include_for_metrics inputs", "sums losses"),
+        ("--eval_use_gather_object True", "sums losses"),
+        ("--eval_do_concat_batches False", "sums losses"),
+        ("--batch_eval_metrics True", "sums losses"),
+        ("--prediction_loss_only True", "sums losses"),
+        ("--label_names labels", "sums losses"),
+        ("--dataloader_drop_last True", "the last segment"),
     ],
 )
 def test_an_option_that_could_not_act_is_refused(words: str, told: str) -> None:
