@@ -100,6 +100,12 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
     options.data.given = given_options(words)
     if options.budget.max_hours is not None:
         check_budget_schedule(options.engine)
+        if options.schedule.warmup_on_top and 0 < options.engine.warmup_steps < 1:
+            raise UserError(
+                f"--warmup_on_top: a warm-up that is a share of --max_hours (--warmup_steps "
+                f"{options.engine.warmup_steps:g}) comes before the schedule; give it in whole steps, or "
+                "`--warmup_on_top false`"
+            )
     best = options.engine.metric_for_best_model
     if best is not None and best.removeprefix("eval_") != "loss":
         raise UserError(

@@ -56,3 +56,13 @@ def test_an_option_that_could_not_act_is_refused(words: str, told: str) -> None:
     for family in MODELS:
         message = error_of(words, family)
         assert message.startswith(words.split(" ")[0] + ":") and told in message
+
+
+def test_a_share_of_a_budget_is_no_warm_up_on_top() -> None:
+    words = "--max_hours 1 --warmup_on_top true --warmup_steps"
+    for family in MODELS:
+        message = error_of(f"{words} 0.1", family)
+        assert message.startswith("--warmup_on_top: ") and "--warmup_steps 0.1" in message
+        assert parse(f"{words} 30", family).schedule.warmup_on_top
+        assert parse("--max_hours 1 --warmup_steps 0.1", family).engine.warmup_steps == 0.1
+        assert parse("--warmup_on_top true --warmup_steps 0.1", family).schedule.warmup_on_top
