@@ -18,7 +18,7 @@ from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
 
 from .configuration import TransformerXLConfig
 from .lstm_configuration import AWDLSTMConfig
-from .stream import FULL_LENGTH_PROBABILITY
+from .stream import mean_random_length
 
 
 def forward_flops_per_segment(
@@ -77,7 +77,7 @@ def mean_segment_length(tgt_len: int, random_lengths: bool) -> float:
 
     random_lengths: whether segments are drawn around `tgt_len`, as `stream.random_lengths` draws them.
     """
-    return tgt_len * (1 - (1 - FULL_LENGTH_PROBABILITY) / 2 if random_lengths else 1.0)
+    return mean_random_length(tgt_len) if random_lengths else float(tgt_len)
 
 
 def zipf_tail_share(config: TransformerXLConfig) -> list[float]:

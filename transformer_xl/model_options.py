@@ -16,6 +16,7 @@ from .configuration import TransformerXLConfig, check_config
 from .loading import load_weights
 from .lstm_configuration import AWDLSTMConfig
 from .lstm_configuration import check_config as check_lstm_config
+from .stream import MIN_RANDOM_LENGTH
 
 ANY_VOCABULARY = 2**31  # larger than any
 
@@ -111,6 +112,11 @@ class LSTMOptions:
         Raises: UserError for values that no model can have, and for weights of another vocabulary.
         """
         check_range("tgt_len", self.tgt_len, 1)
+        if self.random_lengths and self.tgt_len < 2 * MIN_RANDOM_LENGTH:
+            raise UserError(
+                f"--tgt_len: {self.tgt_len} is too short for random lengths, of which some are half of it and none is "
+                f"below {MIN_RANDOM_LENGTH}; give {2 * MIN_RANDOM_LENGTH} or more, or `--random_lengths false`"
+            )
         values = dataclasses.asdict(self)
         name = values.pop("model_name_or_path")
         for name_of_run in ("tgt_len", "random_lengths"):

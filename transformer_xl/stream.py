@@ -108,6 +108,11 @@ def fixed_lengths(num_tokens: int, length: int) -> IntArray:
     return np.append(np.arange(0, num_tokens, length, dtype=np.int64), np.int64(num_tokens))
 
 
+def mean_random_length(length: int) -> float:
+    """Tokens of a segment of random length around one, on average; never less than the shortest that is drawn."""
+    return max(MIN_RANDOM_LENGTH, length * (FULL_LENGTH_PROBABILITY + (1 - FULL_LENGTH_PROBABILITY) / 2))
+
+
 def random_lengths(num_tokens: int, length: int, seed: int, epoch: int) -> IntArray:
     """Where the segments of a column begin and end in one pass, of random lengths around one (Merity et al. 2017).
 
@@ -116,8 +121,7 @@ def random_lengths(num_tokens: int, length: int, seed: int, epoch: int) -> IntAr
 
     Returns: (num_segments + 1,) int64, rising from 0 to num_tokens.
     """
-    mean = length * (FULL_LENGTH_PROBABILITY + (1 - FULL_LENGTH_PROBABILITY) / 2)
-    count = max(1, round(num_tokens / max(mean, MIN_RANDOM_LENGTH)))
+    count = max(1, round(num_tokens / mean_random_length(length)))
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % (1 << 64), epoch])))
     around = np.where(generator.random(count) < FULL_LENGTH_PROBABILITY, length, length / 2)
     drawn = np.maximum(MIN_RANDOM_LENGTH, generator.normal(around, LENGTH_DEVIATION).astype(np.int64))

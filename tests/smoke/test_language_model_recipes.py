@@ -78,7 +78,7 @@ def test_two_steps(
     run = tmp_path / "run"
     getattr(pretrain, family)([
         "--recipe", path.stem, "--data", str(text), "--min_count", "2" if path.stem != "enwik8-base" else "1",
-        *SMALL[family], "--tgt_len", "8", "--global_batch_size", "4", "--max_steps", "2", "--logging_steps", "1",
+        *SMALL[family], "--tgt_len", "10", "--global_batch_size", "4", "--max_steps", "2", "--logging_steps", "1",
         "--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1",
         "--disable_tqdm", "True", "--use_cpu", "True", "--output_dir", str(run),
     ])  # fmt: skip

@@ -66,3 +66,11 @@ def test_a_share_of_a_budget_is_no_warm_up_on_top() -> None:
         assert parse(f"{words} 30", family).schedule.warmup_on_top
         assert parse("--max_hours 1 --warmup_steps 0.1", family).engine.warmup_steps == 0.1
         assert parse("--warmup_on_top true --warmup_steps 0.1", family).schedule.warmup_on_top
+
+
+def test_random_lengths_need_room() -> None:
+    """Half of a segment is the least that the rule draws, and none has fewer than five tokens."""
+    with pytest.raises(UserError, match=r"--tgt_len: 9 is too short .*10 or more, or `--random_lengths false`"):
+        parse("--tgt_len 9", "lstm").model.config(None)
+    for words in ("--tgt_len 10", "--tgt_len 9 --random_lengths false"):
+        assert parse(words, "lstm").model.config(None).model_type == "awd_lstm"

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from nlp_adan.errors import UserError
 from nlp_adan.training.loader import PositionSampler
+from transformer_xl.flops import mean_segment_length
 from transformer_xl.stream import StreamSegments, fixed_lengths, random_lengths
 
 
@@ -91,6 +92,15 @@ def test_random_lengths_follow_the_rule() -> None:
     assert abs(short.mean() - 0.05) < 0.004  # its standard error is 0.0007
     assert abs(lengths[~short].mean() - 70) < 1 and abs(lengths[short].mean() - 35) < 1
     assert abs(lengths[~short].std() - 5) < 0.2 and abs(lengths[short].std() - 5) < 0.5
+
+
+@pytest.mark.parametrize("length", [3, 10, 16, 70])
+def test_the_mean_of_random_lengths_is_the_one_that_is_counted_with(length: int) -> None:
+    """Of 2,800 segments at least, which cover the column but for what rounds their number."""
+    segments = StreamSegments(np.zeros(400_001, dtype=np.uint8), 2, length, random_seed=3)
+    drawn = [segments.segment_length(step) for step in range(segments.num_segments)]
+    assert len(drawn) > 2800 and np.mean(drawn) == pytest.approx(mean_segment_length(length, True), rel=2e-4)
+    assert mean_segment_length(length, False) == length
 
 
 def test_random_lengths_differ_between_seeds_and_passes() -> None:
