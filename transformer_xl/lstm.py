@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +167,6 @@ class AWDLSTMForCausalLM(PreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         output_logits: bool | None = None,
-        **kwargs: Any,
     ) -> LanguageModelOutput:
         """Read a segment of each sequence, after what `mems` remembers.
 

@@ -72,6 +72,11 @@ def test_output() -> None:
     assert torch.equal(ours(**inputs, return_dict=False)[1], output.losses)
 
 
+def test_an_argument_that_it_does_not_have() -> None:
+    with pytest.raises(TypeError, match="lables"):
+        model()(batch()["input_ids"], lables=batch()["labels"])
+
+
 def test_labels_that_are_ignored() -> None:
     ours, inputs = model(), batch()
     whole = ours(**inputs).losses
