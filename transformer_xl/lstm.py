@@ -139,11 +139,6 @@ class AWDLSTMForCausalLM(PreTrainedModel):
         self.head = SoftmaxHead(widths[-1], config.vocab_size)
         self.post_init()
 
-    @property
-    def context_tokens(self) -> None:
-        """How many tokens back a prediction sees: all of them."""
-        return None
-
     def get_input_embeddings(self) -> nn.Module:
         """See PreTrainedModel."""
         return self.embedding

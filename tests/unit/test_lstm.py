@@ -60,7 +60,7 @@ def test_output() -> None:
     assert output.losses.shape == (BATCH, LENGTH) and output.losses.dtype == torch.float32
     torch.testing.assert_close(output.loss, output.losses.mean())
     assert [tuple(level.shape) for level in output.mems] == [(BATCH, width) for width in (7, 7, 7, 7, 5, 5)]
-    assert not any(level.requires_grad for level in output.mems) and ours.context_tokens is None
+    assert not any(level.requires_grad for level in output.mems)
     logits = ours(inputs["input_ids"]).logits
     assert logits.shape == (BATCH, LENGTH, SIZES["vocab_size"]) and logits.dtype == torch.float32
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(BATCH, LENGTH))
