@@ -1,171 +1,295 @@
-"""Fine-tuning a pretrained model on one task with one seed, and scoring it on the task's development files."""
+"""One run of a GLUE report: a pretrained model fine-tuned on one task with one seed, scored, and its files written."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+from transformers import set_seed
+
+from glue_eval.classifier import (  # noqa: F401
+    MNLI_STARTED,
+    WEIGHT_FILES,
+    check_model,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    usable_length,
 )
-
-from glue_eval.data import Split, read_split
-from glue_eval.metrics import majority_baseline, score
+from glue_eval.data import Split, read_split, split_paths
+from glue_eval.examples import Examples, Padding, TrainingExamples, tokenize
+from glue_eval.finetune_engine import (
+    MOST_EVALUATIONS,
+    FinetuneEngine,
+    FinetuneOptions,
+    RunProgress,
+    evaluation_steps,
+)
+from glue_eval.metrics import majority_baseline
+from glue_eval.predictions import Logits, answer_names, write_predictions
 from glue_eval.results import RunResult
-from glue_eval.tasks import Task
+from glue_eval.tasks import TASKS, Task
 from nlp_adan.errors import UserError
-from nlp_adan.hub import check_name
-from nlp_adan.training.engine import Engine, EngineOptions, mean_over_items
+from nlp_adan.pretraining.peak_memory import DEVICE, HOST, peak_memory
+from nlp_adan.training.deepspeed_checks import zero_stage
+from nlp_adan.training.engine import quiet_libraries
+from nlp_adan.training.grouped_order import GroupedOrder
+from nlp_adan.training.order import EpochOrder
+from nlp_adan.training.recipe import CommandParser, given_options
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+RESULT = "result.json"
+TRAINED_MODEL = "model"  # the folder of the model in a run's folder
+AX = "AX"
+GPU_MULTIPLE = 8  # half-precision matrix units want sizes of multiples of 8
 
 
-def check_model(folder: str) -> None:
-    """Check that a folder holds a model with its tokenizer; a hub model's name is left for the hub to check.
+@dataclasses.dataclass(frozen=True)
+class FinetuneSpec:
+    """What the runs of a report share.
+
+    model: folder of the pretrained model, or a hub model's name. data: the GLUE folder.
+    max_length: tokens of an example at most; None: the task's. max_train_examples: the first ones only; None: all.
+    allow_partial: read a part of a file where the whole one is missing.
+    checkpoint: which one is reported, the last step's or the one that scored best on the development files.
+    group_by_length: make batches of examples of similar length.
+    dropout: in place of the model's own. mnli_model: a model fine-tuned on MNLI, whose body RTE, MRPC and STS-B begin
+        with.
+    predict_test: predict the test files, and AX after MNLI, where they are there. save_model: keep the trained model.
+    """
+
+    model: str
+    data: Path
+    max_length: int | None = None
+    max_train_examples: int | None = None
+    allow_partial: bool = False
+    checkpoint: Literal["last", "best"] = "last"
+    group_by_length: bool = True
+    dropout: float | None = None
+    mnli_model: str | None = None
+    predict_test: bool = True
+    save_model: bool = False
+
+
+def finetune_run(
+    folder: Path,
+    advance: Callable[[float, float], None],
+    *,
+    task: Task,
+    seed: int,
+    key: str,
+    words: Sequence[str],
+    spec: FinetuneSpec,
+) -> None:
+    """Fine-tune, predict, and write predictions and result.json into `folder`; every rank calls it, rank 0 writes.
+
+    Args:
+        folder: the run's own (`glue_eval.results` tells what it holds).
+        advance: told how far the run is: `advance(done, total)`.
+        key: of the run, for its result.
+        words: the engine's options (`FinetuneOptions`) as on a command line, without output_dir and seed.
 
     Raises:
-        UserError: the folder, its configuration, its weights or its tokenizer is missing.
+        UserError: the model, the data or an option is not usable, or the run diverged.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        if folder.count("/") == 1 and not folder.startswith((".", "/")) and not path.parent.is_dir():
-            check_name(folder, "--model")  # organisation/name on the hub
-            return
-        raise UserError(f"--model: no folder {folder!r}; name the folder that a pretraining run filled")
-    if not (path / "config.json").is_file() or not any((path / name).is_file() for name in WEIGHT_FILES):
-        raise UserError(
-            f"--model: {folder!r} holds no finished model (config.json and model.safetensors); "
-            f"name the folder that a pretraining run filled to its end"
-        )
-    if not (path / "tokenizer_config.json").is_file():
-        raise UserError(f"--model: {folder!r} holds no tokenizer (tokenizer_config.json); save the model's beside it")
-
-
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or of a hub model."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model: no tokenizer in {name_or_path!r} ({str(error).splitlines()[0]})") from error
-
-
-def load_classifier(name_or_path: str, task: Task) -> PreTrainedModel:
-    """The pretrained body under a fresh head: one output for each label, or one for a regression task."""
-    num_labels = len(task.labels) if task.labels else 1
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, num_labels=num_labels)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"--model: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
-    model.config.problem_type = "single_label_classification" if task.labels else "regression"
-    return model
-
-
-def usable_length(task: Task, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
-    """Tokens of an example at most: what was asked for, else the task's, as far as the model reaches."""
-    return min(asked or task.max_length, int(tokenizer.model_max_length))
-
-
-class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """A split, tokenized. `num_cut` counts the examples that were longer than `max_length`."""
-
-    def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        first = [a for a, _ in split.texts]
-        second = [b for _, b in split.texts] if split.texts and split.texts[0][1] is not None else None
-        whole = tokenizer(first, second, truncation=False, verbose=False)["input_ids"]
-        self.num_cut = sum(len(ids) > max_length for ids in whole)
-        self.encoded = tokenizer(first, second, truncation=True, max_length=max_length)
-        self.labels = split.labels
-
-    def __len__(self) -> int:
-        return len(self.encoded["input_ids"])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {name: values[index] for name, values in self.encoded.items()}
-        return item if self.labels is None else {**item, "labels": self.labels[index]}
-
-
-def example_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy, or squared error for scores, summed over the examples and divided by those of the whole step.
-
-    Args:
-        outputs: `outputs["logits"]`: (batch, num_labels), or (batch, 1) for scores.
-        labels: (batch,) int64 classes or float scores.
-    """
-    logits = outputs["logits"].float()
-    if labels.is_floating_point():
-        total = nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-    else:
-        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    return mean_over_items(total, len(labels), num_items_in_batch)
-
-
-def finetune(
-    model: str, task: Task, data: Path, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> RunResult:
-    """Fine-tune on the training file, score on the development files.
-
-    Args:
-        model: folder of a pretrained model, or a hub model's name.
-        data: the GLUE folder.
-        options: hyperparameters and seed; `options.output_dir` is the run's own folder.
-        max_length: tokens of an example at most.
-    """
+    quiet_libraries()
     began = time.monotonic()
-    train_split = read_split(data, task, "train")
-    dev_splits = [read_split(data, task, split.name) for split in task.dev_splits]
-    train = Examples(train_split, tokenizer, max_length)
-    trainer = Engine(
-        model_init=lambda: load_classifier(model, task),
-        args=options,
-        train_dataset=train,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_loss_func=example_loss,
-        bar_description=f"{task.name} seed {options.seed}",
-    )
-    training = trainer.train()
-    scores: dict[str, float] = {}
-    baseline: dict[str, float] = {}
-    collapsed = False
-    for split in dev_splits:
-        predicted = trainer.predict(Examples(split, tokenizer, max_length)).predictions
-        predictions = predicted.squeeze(-1) if task.is_regression else predicted.argmax(-1)
-        found = score(task, predictions, _labels(split))
-        scores |= task.name_scores(split.name, found.values)
-        baseline |= task.name_scores(split.name, majority_baseline(task, _labels(split)))
-        collapsed |= found.collapsed
-    return RunResult(
-        task=task.name,
-        seed=options.seed,
-        scores=scores,
-        baseline=baseline,
-        collapsed=collapsed,
-        num_train=len(train),
-        num_dev=sum(len(split) for split in dev_splits),
-        steps=training.global_step,
-        learning_rate=options.learning_rate,
-        optimizer=str(getattr(options.optim, "value", options.optim)),
-        batch_size=options.num_sequences_per_step,
-        epochs=float(options.num_train_epochs) if options.max_steps <= 0 else None,
-        max_length=max_length,
-        train_loss=float(training.training_loss),
-        timing={"seconds": round(time.monotonic() - began, 2)},
-        num_cut=train.num_cut,
-        settings={"weight_decay": options.weight_decay,
-                  "optim_args": options.optim_args, "lr_scheduler_type": str(options.lr_scheduler_type.value)},
-    )  # fmt: skip
+    options = parse_options(words, folder, seed)
+    if spec.checkpoint == "best":
+        check_can_keep(options)
+    evaluations = None if "eval_strategy" in given_options(words) else MOST_EVALUATIONS
+    run = _FinetuneRun(task, options, spec, evaluations)
+    run.train(advance)
+    result = run.result(key, folder)
+    result.timing["seconds"] = round(time.monotonic() - began, 3)
+    if options.process_index == 0:
+        result.save(folder / RESULT)
 
 
-def _labels(split: Split) -> np.ndarray:
-    labels: Sequence[float] | None = split.labels
-    assert labels is not None  # development files are labelled
-    return np.asarray(labels)
+def parse_options(words: Sequence[str], folder: Path, seed: int) -> FinetuneOptions:
+    """The engine's options of a run."""
+    parser = CommandParser((FinetuneOptions,), prog="python -m glue_eval")
+    last = ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "True"]
+    return parser.parse([*words, *last])[0]
+
+
+def check_can_keep(options: FinetuneOptions) -> None:
+    """`--checkpoint best` keeps the weights on each rank, which has to have them all."""
+    if options.fsdp or zero_stage(options.deepspeed) == 3:
+        raise UserError(
+            "--checkpoint best: with FSDP or ZeRO-3 no rank has all the weights to keep; use ZeRO-2 or `--checkpoint "
+            "last`"
+        )
+
+
+class _FinetuneRun:
+    """One run, from its files to its result.
+
+    most_evaluations: of the development files; None: as `--eval_strategy` says.
+    """
+
+    def __init__(self, task: Task, options: FinetuneOptions, spec: FinetuneSpec, most_evaluations: int | None) -> None:
+        self.task, self.options, self.spec = task, options, spec
+        tokenizer = load_tokenizer(spec.model)
+        self.tokenizer = tokenizer
+        self.max_length = usable_length(task, tokenizer, spec.max_length, load_config(spec.model))
+        on_gpu = options.device.type == "cuda" and (options.bf16 or options.fp16)
+        self.padding = Padding.of(tokenizer, GPU_MULTIPLE if on_gpu else 1)
+        self.start = spec.mnli_model if task.name in MNLI_STARTED and task.definition is None else None
+        self.train_split = self._read(task, "train", spec.max_train_examples)
+        self.dev_splits = [self._read(task, split.name) for split in task.dev_splits]
+        self.test_splits = self._read_tests() if spec.predict_test else {}
+        self.train_examples = self._examples(self.train_split)
+        self.most_evaluations = most_evaluations
+        self.asked_epochs = None if options.max_steps > 0 else float(options.num_train_epochs)
+
+    def _read(self, task: Task, name: str, max_examples: int | None = None) -> Split:
+        spec = self.spec
+        return read_split(spec.data, task, name, allow_partial=spec.allow_partial, max_examples=max_examples)
+
+    def _read_tests(self) -> dict[str, Split]:
+        """The test files that are there, and GLUE's diagnostic one for MNLI, by the names of their predictions."""
+        task, spec = self.task, self.spec
+        found = split_paths(spec.data, task, spec.allow_partial)
+        splits = {split.name: self._read(task, split.name) for split in task.test_splits if split.name in found}
+        if task is TASKS["MNLI"] or (task.name == "MNLI" and task.definition is None):
+            diagnostic = TASKS[AX]
+            for split in diagnostic.test_splits:
+                if split.name in split_paths(spec.data, diagnostic):
+                    splits[AX] = self._read(diagnostic, split.name)
+        return splits
+
+    def _examples(self, split: Split) -> Examples:
+        labels = None
+        if split.labels is not None:
+            labels = np.asarray(split.labels, dtype=np.float32 if self.task.is_regression else np.int64)
+        return Examples(tokenize(split, self.tokenizer, self.max_length), labels, self.padding, self.max_length)
+
+    def _order(self) -> EpochOrder | GroupedOrder:
+        options, num_samples = self.options, len(self.train_examples)
+        seed = options.seed if options.data_seed is None else options.data_seed
+        if not self.spec.group_by_length:
+            return EpochOrder(num_samples, seed)
+        return GroupedOrder(self.train_examples.tokens.lengths, seed, options.num_sequences_per_step)
+
+    def train(self, advance: Callable[[float, float], None]) -> None:
+        """Fine-tune; the engine has the learning curve afterwards, and the checkpoint to report."""
+        options, spec = self.options, self.spec
+        set_seed(options.seed)
+        model = load_classifier(spec.model, self.task, spec.dropout, self.start)
+        dataset = TrainingExamples(self.train_examples, self._order())
+        steps = None
+        if self.most_evaluations is not None:
+            steps = evaluation_steps(options, dataset.num_samples, self.most_evaluations)
+        num_dev = sum(len(split) for split in self.dev_splits)
+        num_predicted = max(1, len(steps or ())) * num_dev + sum(len(split) for split in self.test_splits.values())
+        self.engine = FinetuneEngine(
+            task=self.task,
+            model=model,
+            args=options,
+            train_dataset=dataset,
+            dev=[(split, self._examples(split)) for split in self.dev_splits],
+            steps=steps,
+            keeps_best=spec.checkpoint == "best",
+            callbacks=[RunProgress(advance, options.num_sequences_per_step, num_predicted)],
+        )
+        began = time.monotonic()
+        self.training = self.engine.train()
+        self.train_seconds = time.monotonic() - began - self.engine.evaluation_seconds
+
+    def result(self, key: str, folder: Path) -> RunResult:
+        """Predict the test files, write predictions and model, and put the figures together."""
+        task, options, engine = self.task, self.options, self.engine
+        reported = engine.restore_reported()
+        splits = {split.name: split for split in self.dev_splits} | self.test_splits
+        logits = dict(reported.logits)
+        for name, split in self.test_splits.items():
+            logits[name] = engine.logits_of(self._examples(split))
+        self._write(folder, splits, logits)
+        baseline: dict[str, float] = {}
+        for split in self.dev_splits:
+            baseline |= task.name_scores(split.name, majority_baseline(task, np.asarray(split.labels)))
+        tokens, padding = engine.token_count.over_ranks()
+        read = [self.train_split, *splits.values()]
+        num_samples = len(self.train_examples)
+        return RunResult(
+            task=task.name,
+            seed=options.seed,
+            key=key,
+            scores=reported.scores,
+            baseline=baseline,
+            collapsed=reported.collapsed,
+            num_train=num_samples,
+            num_dev=sum(len(split) for split in self.dev_splits),
+            num_cut=self.train_examples.tokens.num_cut,
+            num_parameters=sum(getattr(each, "ds_numel", each.numel()) for each in engine.model.parameters()),
+            steps=self.training.global_step,
+            chosen_step=reported.step,
+            epochs=self.asked_epochs or self.training.global_step * options.num_sequences_per_step / num_samples,
+            learning_rate=options.learning_rate,
+            optimizer=str(getattr(options.optim, "value", options.optim)),
+            batch_size=options.num_sequences_per_step,
+            max_length=self.max_length,
+            train_loss=float(self.training.training_loss),
+            start=self.start or "pretrained",
+            tokens=tokens,
+            padding=padding,
+            partial=[split.partial for split in read if split.partial is not None],
+            settings=self._settings(),
+            curve=engine.curve,
+            ax=self._ax(logits),
+            predictions=list(logits),
+            timing=self._timing(tokens),
+        )
+
+    def _write(self, folder: Path, splits: dict[str, Split], logits: dict[str, Logits]) -> None:
+        if self.options.process_index == 0:
+            for name, values in logits.items():
+                write_predictions(folder, name, splits[name], values)
+        if self.spec.save_model:
+            self.engine.save_model(str(folder / TRAINED_MODEL))
+            if self.options.process_index == 0:
+                self.tokenizer.save_pretrained(folder / TRAINED_MODEL)
+                (folder / TRAINED_MODEL / "training_args.bin").unlink(missing_ok=True)  # a pickle
+
+    def _ax(self, logits: dict[str, Logits]) -> dict[str, float]:
+        labels = self.spec.data / AX / "diagnostic-full.tsv"
+        if AX not in logits or not labels.is_file():
+            return {}
+        from glue_eval.diagnostics import ax_scores
+
+        return ax_scores([str(name) for name in answer_names(TASKS[AX], logits[AX])], labels)
+
+    def _settings(self) -> dict[str, Any]:
+        options, spec = self.options, self.spec
+        names = ["optim_args", "weight_decay", "warmup_steps", "max_grad_norm"]
+        if "adam" in str(getattr(options.optim, "value", options.optim)):
+            names += ["adam_beta1", "adam_beta2", "adam_epsilon"]
+        return {
+            **{name: getattr(options, name) for name in names},
+            "lr_scheduler_type": str(options.lr_scheduler_type.value),
+            "precision": "bfloat16" if options.bf16 else "float16" if options.fp16 else "float32",
+            "dropout": spec.dropout,
+            "group_by_length": spec.group_by_length,
+            "checkpoint": spec.checkpoint,
+        }
+
+    def _timing(self, tokens: int) -> dict[str, float]:
+        memory = peak_memory(self.options.device)
+        found = {
+            "train_seconds": round(self.train_seconds, 3),
+            "tokens_per_second": round(tokens / max(self.train_seconds, 1e-9), 1),
+        }
+        peak = memory.get(DEVICE, memory.get(HOST))
+        return found if peak is None else {**found, "peak_memory_bytes": peak}
+
+
+def finetune(model: str, task: Task, data: Path, options: Any, tokenizer: Any, max_length: int) -> RunResult:
+    """A run in this process, into `options.output_dir`."""
+    spec = FinetuneSpec(model, data, max_length, predict_test=False, group_by_length=False)
+    run = _FinetuneRun(task, options, spec, 1)
+    run.train(lambda done, total: None)
+    return run.result("", Path(options.output_dir))

@@ -26,7 +26,7 @@ from transformers import (
 from bert.masking import MaskingCollator
 from bert.model import build_model
 from bert.samples import TrainingBlocks
-from glue_eval.finetune import example_loss
+from glue_eval.finetune_engine import example_loss
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries

@@ -1,0 +1,160 @@
+"""The model of a fine-tuning run: a pretrained body under a fresh head, and the tokenizer that belongs to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from glue_eval.tasks import THREE_WAY, Task
+from nlp_adan.errors import UserError
+from nlp_adan.hub import check_name
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+MNLI_STARTED = ("RTE", "MRPC", "STS-B")
+"""The tasks that may begin with a body fine-tuned on MNLI (Liu et al. 2019, section 5.1)."""
+
+# By the families' configurations: BERT and its kin; ModernBERT; DistilBERT; DeBERTa; XLNet; GPT-2; BART.
+DROPOUT_FIELDS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
+    "embedding_dropout", "mlp_dropout", "attention_dropout",
+    "dropout", "seq_classif_dropout", "pooler_dropout", "cls_dropout", "activation_dropout", "hidden_dropout",
+    "summary_last_dropout", "summary_first_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop",
+)  # fmt: skip
+# Position numbers of these begin behind the padding token's: a model of 514 positions takes 512 tokens.
+_OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
+
+
+def check_model(folder: str, option: str = "--model") -> None:
+    """Check that a folder holds a model with its tokenizer; a hub model's name is left for the hub to check.
+
+    Raises:
+        UserError: the folder, its configuration, its weights or its tokenizer is missing.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        if folder.count("/") == 1 and not folder.startswith((".", "/")) and not path.parent.is_dir():
+            check_name(folder, option)  # organisation/name on the hub
+            return
+        raise UserError(f"{option}: no folder {folder!r}; name the folder that a pretraining run filled")
+    if not (path / "config.json").is_file() or not any((path / name).is_file() for name in WEIGHT_FILES):
+        raise UserError(
+            f"{option}: {folder!r} holds no finished model (config.json and model.safetensors); "
+            f"name the folder that a pretraining run filled to its end"
+        )
+    if not (path / "tokenizer_config.json").is_file():
+        raise UserError(f"{option}: {folder!r} holds no tokenizer (tokenizer_config.json); save the model's beside it")
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or of a hub model."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model: no tokenizer in {name_or_path!r} ({str(error).splitlines()[0]})") from error
+
+
+def load_config(name_or_path: str, option: str = "--model") -> Any:
+    """The configuration of a model folder or of a hub model."""
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
+def usable_length(task: Task, tokenizer: PreTrainedTokenizerBase, asked: int | None, config: Any = None) -> int:
+    """Tokens of an example at most: what was asked for, else the task's, as far as tokenizer and model reach."""
+    reach = [asked or task.max_length, int(tokenizer.model_max_length)]
+    if isinstance(positions := getattr(config, "max_position_embeddings", None), int) and positions > 0:
+        offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_FAMILIES else 0
+        reach.append(positions - offset)
+    return min(reach)
+
+
+def load_classifier(
+    name_or_path: str, task: Task, dropout: float | None = None, mnli_model: str | None = None
+) -> PreTrainedModel:
+    """The pretrained body under a fresh head: one output for each label, or one for a regression task.
+
+    Args:
+        dropout: of every kind that the model has, in place of what its configuration says.
+        mnli_model: of a model fine-tuned on MNLI, whose body is taken; its head is not.
+
+    Raises:
+        UserError: the model cannot be loaded, was fine-tuned on a task already, knows no dropout, or `mnli_model` is
+            no model for MNLI or another architecture.
+    """
+    config = load_config(name_or_path)
+    _check_pretrained(name_or_path, config)
+    config.num_labels = len(task.labels) if task.labels else 1
+    if task.labels:
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: number for number, label in enumerate(task.labels)}
+    config.problem_type = "single_label_classification" if task.labels else "regression"
+    if dropout is not None:
+        set_dropout(config, dropout)
+    if mnli_model is not None:
+        body = _mnli_body(mnli_model, config)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model.base_model.load_state_dict(body.state_dict())
+        return model
+    return _load(name_or_path, config)
+
+
+def _load(name_or_path: str, config: Any, option: str = "--model") -> PreTrainedModel:
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
+def _check_pretrained(name_or_path: str, config: Any) -> None:
+    """A head that knows a task would be taken over without a word where it has the same number of labels."""
+    for architecture in config.architectures or ():
+        if "ForSequenceClassification" in architecture:
+            raise UserError(
+                f"--model: {name_or_path!r} was fine-tuned on a task ({architecture}); name the pretrained model, and "
+                f"one fine-tuned on MNLI as `--mnli_model`"
+            )
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Set every kind of dropout that a configuration has. Raises a UserError where it has none."""
+    if not 0 <= dropout < 1:
+        raise UserError(f"--dropout: {dropout:g} is out of range; give 0 or more and less than 1")
+    found = [name for name in DROPOUT_FIELDS if hasattr(config, name)]
+    if not found:
+        raise UserError(f"--dropout: a {config.model_type} model has no dropout that could be set; leave it out")
+    for name in found:
+        setattr(config, name, dropout)
+
+
+def _mnli_body(folder: str, config: Any) -> Any:
+    check_model(folder, "--mnli_model")
+    theirs = load_config(folder, "--mnli_model")
+    if not any("ForSequenceClassification" in name for name in theirs.architectures or ()):
+        raise UserError(
+            f"--mnli_model: {folder!r} was not fine-tuned on a task ({', '.join(theirs.architectures or ['unknown'])})"
+            "; name the `model` folder of a run on MNLI (`--tasks MNLI --save_model`)"
+        )
+    if theirs.num_labels != len(THREE_WAY):
+        raise UserError(
+            f"--mnli_model: {folder!r} tells {theirs.num_labels} labels apart, MNLI has {len(THREE_WAY)}; "
+            "name the `model` folder of a run on MNLI (`--tasks MNLI --save_model`)"
+        )
+    for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+        if getattr(theirs, name, None) != getattr(config, name, None):
+            raise UserError(
+                f"--mnli_model: {folder!r} has {name} {getattr(theirs, name, None)!r}, the pretrained model "
+                f"{getattr(config, name, None)!r}; name one that was fine-tuned from it"
+            )
+    return _load(folder, theirs, "--mnli_model").base_model

@@ -1,0 +1,293 @@
+"""The engine of a fine-tuning run: the learning curve on the development files, and the checkpoint to report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from glue_eval.data import Split
+from glue_eval.examples import Examples, SortedExamples, TrainingExamples, as_it_is
+from glue_eval.metrics import main_score, score
+from glue_eval.predictions import Logits, answers
+from glue_eval.results import CurvePoint
+from glue_eval.tasks import Task
+from nlp_adan.errors import UserError
+from nlp_adan.training.agreement import sum_over_ranks
+from nlp_adan.training.engine import EngineOptions, mean_over_items
+from nlp_adan.training.option_checks import REFUSED, REFUSED_IN_PRETRAINING
+from nlp_adan.training.positions import PositionEngine, steps_of_epochs
+
+MOST_EVALUATIONS = 10  # of a run, unless its user says when
+# Measured in examples passed through the model: a backward pass costs two forward passes.
+TRAINING_WORK = 3
+
+_ALSO_REFUSED = (
+    "accelerator_config.dispatch_batches", "accelerator_config.split_batches", "auto_find_batch_size",
+    "batch_eval_metrics", "dataloader_drop_last", "dataloader_in_order", "do_predict", "enable_jit_checkpoint",
+    "label_names", "remove_unused_columns", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
+    "save_only_model", "use_liger_kernel",
+)  # fmt: skip
+
+
+_REFUSED = {
+    **REFUSED,
+    **{name: REFUSED_IN_PRETRAINING[name] for name in _ALSO_REFUSED},
+    "label_names": "would leave the loss without its labels; leave it out",
+    "load_best_model_at_end": "would not act: say `--checkpoint best`",
+    "metric_for_best_model": "would not act: `--checkpoint best` goes by the task's own score",
+    "save_strategy": "would not act: a run begins anew; `--save_model` keeps the trained model",
+    "train_sampling_strategy": "would not act: say `--group_by_length`",
+    "use_liger_kernel": "would not act: Liger has no kernels for classifiers; leave it out",
+}
+
+
+@dataclasses.dataclass
+class FinetuneOptions(EngineOptions):
+    """The engine's options as fine-tuning takes them: a run that was interrupted begins anew, so nothing is saved."""
+
+    save_strategy: str = dataclasses.field(
+        default="no", metadata={"help": "Not used: a run begins anew; `--save_model` keeps the trained model."}
+    )
+    logging_nan_inf_filter: bool = dataclasses.field(
+        default=False, metadata={"help": "Log the mean of the losses before in the place of one that is no number."}
+    )
+    per_device_eval_batch_size: int = dataclasses.field(
+        default=64, metadata={"help": "Examples predicted at a time, on each device."}
+    )
+    refused = _REFUSED
+
+
+def example_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy, or squared error for scores, summed over the examples and divided by those of the whole step.
+
+    Args:
+        outputs: `outputs["logits"]`: (batch, num_labels), or (batch, 1) for scores.
+        labels: (batch,) int64 classes or float scores.
+    """
+    logits = outputs["logits"].float()
+    if labels.is_floating_point():
+        total = nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+    else:
+        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return mean_over_items(total, len(labels), num_items_in_batch)
+
+
+def evaluation_steps(options: EngineOptions, num_samples: int, most: int) -> frozenset[int]:
+    """After which steps the development files are scored: each epoch's last, as far as `most` allows it."""
+    samples = options.num_sequences_per_step
+    max_steps = options.max_steps
+    if max_steps < 0:
+        max_steps = steps_of_epochs(num_samples, options.num_train_epochs, samples)
+    ends = [steps_of_epochs(num_samples, epoch, samples) for epoch in range(1, max_steps * samples // num_samples + 1)]
+    ends = [end for end in ends if end < max_steps]
+    apart = max(1, math.ceil((len(ends) + 1) / most))
+    return frozenset({*ends[apart - 1 :: apart], max_steps})
+
+
+class TokenCount:
+    """Counts the tokens that are trained on, and the padding beside them (`loader.BatchCounter`)."""
+
+    def __init__(self) -> None:
+        self.tokens = self.padding = 0
+
+    def waiting_for_data(self) -> AbstractContextManager[None]:
+        """Not measured: the examples are in memory."""
+        return contextlib.nullcontext()
+
+    def count(self, batch: Mapping[str, Tensor]) -> None:
+        """batch: `attention_mask`, (batch, seq) int64 on the host."""
+        mask = batch["attention_mask"]
+        tokens = int(mask.sum())
+        self.tokens += tokens
+        self.padding += mask.numel() - tokens
+
+    def over_ranks(self) -> tuple[int, int]:
+        """Tokens and padding of all ranks together; every rank has to call it."""
+        return sum_over_ranks(self.tokens), sum_over_ranks(self.padding)
+
+
+class RunProgress(TrainerCallback):
+    """Tells how far a run is, in examples passed forward through the model.
+
+    num_predicted: that are predicted in the run besides training.
+    """
+
+    def __init__(self, advance: Callable[[float, float], None], samples_per_step: int, num_predicted: int) -> None:
+        self.advance = advance
+        self.samples_per_step = samples_per_step
+        self.num_predicted = num_predicted
+        self._predicted = 0
+        self._steps = 0
+
+    def _tell(self, state: TrainerState) -> None:
+        work = TRAINING_WORK * self.samples_per_step
+        total = work * state.max_steps + self.num_predicted
+        self.advance(min(work * self._steps + self._predicted, total), total)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._steps = state.global_step
+        self._tell(state)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._predicted += args.eval_batch_size * args.world_size
+        self._tell(state)
+
+
+class Cadence(TrainerCallback):
+    """Asks for an evaluation, and the loss up to there, after certain steps; keeps the losses between evaluations."""
+
+    def __init__(self, steps: frozenset[int]) -> None:
+        self.steps = steps
+        self.loss_sum = 0.0
+        self.loss_steps = 0
+        self._logged_step = 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step in self.steps:
+            control.should_evaluate = True
+        control.should_log |= control.should_evaluate or state.global_step >= state.max_steps
+
+    def add(self, loss: float, step: int) -> None:
+        """The mean loss since the last log line, at this step."""
+        self.loss_sum += loss * (step - self._logged_step)
+        self.loss_steps += step - self._logged_step
+        self._logged_step = step
+
+    def take_mean_loss(self) -> float | None:
+        """Over the steps since it was last taken."""
+        mean = self.loss_sum / self.loss_steps if self.loss_steps else None
+        self.loss_sum, self.loss_steps = 0.0, 0
+        return mean
+
+
+@dataclasses.dataclass
+class Reported:
+    """The checkpoint whose predictions a run reports: after `step`, with logits by development file."""
+
+    step: int
+    scores: dict[str, float]
+    collapsed: bool
+    logits: dict[str, Logits]
+    weights: dict[str, Tensor] | None = None  # on the host; None where the model has them
+
+
+class FinetuneEngine(PositionEngine):
+    """The engine on one task's training examples, scored on its development files.
+
+    Args:
+        dev: the development files, in the task's order, with their tokenized examples.
+        steps: after which the development files are scored; None: as `--eval_strategy` says.
+        keeps_best: report the checkpoint with the best main score (the first of equals) instead of the last one.
+    """
+
+    args: FinetuneOptions
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        train_dataset: TrainingExamples,
+        dev: Sequence[tuple[Split, Examples]],
+        steps: frozenset[int] | None,
+        keeps_best: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.token_count = TokenCount()
+        super().__init__(
+            train_dataset=train_dataset,
+            eval_dataset=SortedExamples(dev[0][1]),  # for the Trainer to see that there is one
+            data_collator=as_it_is,
+            counter=self.token_count,
+            compute_loss_func=example_loss,
+            **kwargs,
+        )
+        self.task = task
+        self.dev = dev
+        self.keeps_best = keeps_best
+        self.curve: list[CurvePoint] = []
+        self.reported: Reported | None = None
+        self.evaluation_seconds = 0.0
+        self.cadence = Cadence(steps or frozenset())
+        self.add_callback(self.cadence)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the development files, once a step; a point of the learning curve."""
+        step = self.state.global_step
+        if not self.curve or self.curve[-1].step != step:
+            began = time.monotonic()
+            found = self._score_dev(step)
+            epoch = step * self.args.num_sequences_per_step / self.train_dataset.num_samples
+            self.curve.append(CurvePoint(step, round(epoch, 4), found.scores, self.cadence.take_mean_loss()))
+            self.evaluation_seconds += time.monotonic() - began
+        return {f"eval_{name}": value for name, value in self.curve[-1].scores.items()}
+
+    def _score_dev(self, step: int) -> Reported:
+        found = Reported(step, {}, False, {})
+        for split, examples in self.dev:
+            logits = self.logits_of(examples)
+            scored = score(self.task, answers(self.task, logits), np.asarray(split.labels))
+            found.logits[split.name] = logits
+            found.scores |= self.task.name_scores(split.name, scored.values)
+            found.collapsed |= scored.collapsed
+        before = self.reported
+        if not self.keeps_best or before is None or self._main(found) > self._main(before):
+            if self.keeps_best and step < self.state.max_steps:
+                found.weights = {name: value.detach().cpu().clone() for name, value in self._state_dict().items()}
+            self.reported = found
+        return found
+
+    def _main(self, found: Reported) -> float:
+        return main_score(self.task, found.scores)
+
+    def _state_dict(self) -> dict[str, Tensor]:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        weights: dict[str, Tensor] = model.state_dict()
+        return weights
+
+    def restore_reported(self) -> Reported:
+        """Give the model the weights of the checkpoint to report; the last one's where it was never scored."""
+        if not self.curve or self.curve[-1].step != self.state.global_step:
+            self.evaluate()
+        assert self.reported is not None
+        if self.reported.weights is not None:
+            with torch.no_grad():
+                for name, value in self._state_dict().items():
+                    value.copy_(self.reported.weights[name])
+        return self.reported
+
+    def logits_of(self, examples: Examples) -> Logits:
+        """(num_examples, num_labels), or (num_examples, 1) for scores, in the examples' order; of all ranks alike."""
+        ordered = SortedExamples(examples)
+        found: Any = self.predict(ordered).predictions
+        logits: Logits = (found[0] if isinstance(found, tuple) else found)[ordered.places].astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise self.diverged("predictions", math.nan)
+        return logits
+
+    def diverged(self, figure: str, value: float) -> UserError:
+        """The error of a run whose loss is no number any more."""
+        return UserError(
+            f"{self.task.name} seed {self.args.seed} diverged: its {figure} at step {self.state.global_step:,}: "
+            f"{value}; choose a lower --learning_rate (now {self.args.learning_rate:g}), a longer warm-up "
+            "(--warmup_steps) or clipping (--max_grad_norm 1)"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """See the Trainer. A loss that is no number ends the run."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise self.diverged("loss", logs["loss"])
+            self.cadence.add(logs["loss"], self.state.global_step)
+        super().log(logs, start_time)
