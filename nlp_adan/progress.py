@@ -21,10 +21,11 @@ def progress(
     total: int | None = None,
     initial: int = 0,
     leave: bool = True,
+    bar_format: str | None = None,
 ) -> tqdm:
     """A bar over `iterable`, or one to `update` by hand. `unit` names what is counted, in the singular.
 
-    `leave`: whether the full bar stays on the screen.
+    `leave`: whether the full bar stays on the screen. `bar_format`: tqdm's, where a count and a rate say nothing.
     """
     return tqdm(
         iterable,
@@ -33,6 +34,7 @@ def progress(
         total=total,
         initial=initial,
         leave=leave,
+        bar_format=bar_format,
         unit_scale=unit == "byte",
         dynamic_ncols=True,
         mininterval=TERMINAL_INTERVAL_SECONDS if sys.stderr.isatty() else LOG_FILE_INTERVAL_SECONDS,

@@ -16,6 +16,7 @@ import torch
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "evaluate", "accelerate", "deepspeed", "numpy", "scipy")
 _OURS = "NLP_ADAN_NUM_THREADS"  # tells an OMP_NUM_THREADS of ours from the user's
+JOBS = "NLP_ADAN_JOBS"  # processes of a set of runs that share the cores with this one, itself counted
 PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 
 
@@ -62,7 +63,7 @@ def num_cpu_cores() -> int:
 
 
 def share_cpu_cores() -> None:
-    """Give each rank on this machine its share of the cores as threads, unless the user set OMP_NUM_THREADS.
+    """Give each rank and run on this machine its share of the cores as threads, unless the user set OMP_NUM_THREADS.
 
     Left alone, torchrun sets 1 and idles cores, and accelerate gives every rank all cores, which then fight over them.
     """
@@ -70,7 +71,7 @@ def share_cpu_cores() -> None:
     if chosen_by_user and _OURS not in os.environ:
         return
     num_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
-    num_threads = max(1, num_cpu_cores() // num_local_ranks)
+    num_threads = max(1, num_cpu_cores() // (num_local_ranks * int(os.environ.get(JOBS, "1"))))
     os.environ["OMP_NUM_THREADS"] = os.environ[_OURS] = str(num_threads)  # read by accelerate
     torch.set_num_threads(num_threads)
 

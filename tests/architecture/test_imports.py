@@ -21,6 +21,13 @@ ALLOWED = {
     "glue_eval": ("nlp_adan",),
     "nlp_adan": ("nlp_adan.adan", "nlp_adan.integrations", "nlp_adan.errors"),
     "nlp_adan.training": ("nlp_adan",),
+    "nlp_adan.runs": (
+        "nlp_adan.errors",
+        "nlp_adan.storage",
+        "nlp_adan.progress",
+        "nlp_adan.training.environment",
+        "nlp_adan.training.signals",
+    ),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
     "nlp_adan.pretraining": ("nlp_adan",),
     "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.options", "nlp_adan.errors"),
