@@ -14,6 +14,7 @@ LEAST = {
     "vocab_size": 1, "d_model": 1, "n_layer": 1, "n_head": 1, "d_head": 1, "d_inner": 1, "d_embed": 1, "div_val": 1,
     "tgt_len": 1, "mem_len": 0, "clamp_len": -1,
 }  # fmt: skip
+MOST = 2**31  # that any of them takes: torch's sizes are of 64 bits
 
 
 class TransformerXLConfig(PretrainedConfig):
@@ -122,13 +123,14 @@ def check_config(config: TransformerXLConfig, prefix: str = "") -> None:
     """
     for name, least in LEAST.items():
         value = getattr(config, name)
-        if type(value) is not int or value < least:
-            raise UserError(f"{prefix}{name}: {value!r} is out of range; give a whole number, {least} or more")
+        if type(value) is not int or not least <= value <= MOST:
+            bounds = f"{least} to {MOST}" if type(value) is int and value > MOST else f"{least} or more"
+            raise UserError(f"{prefix}{name}: {value!r} is out of range; give a whole number, {bounds}")
     for name in ("dropout", "dropatt"):
         if not 0 <= (value := getattr(config, name)) < 1:
             raise UserError(f"{prefix}{name}: {value:g} is out of range; give 0 or more and less than 1")
     for name in ("init_std", "proj_init_std", "layer_norm_epsilon"):
-        if not (value := getattr(config, name)) > 0:
+        if not 0 < (value := getattr(config, name)) < float("inf"):
             raise UserError(f"{prefix}{name}: {value:g} is out of range; give more than 0")
     if config.d_model % 2:
         raise UserError(

@@ -19,7 +19,7 @@ from nlp_adan.errors import UserError, nearest
 from nlp_adan.storage import new_folder
 from nlp_adan.training.engine import quiet_libraries
 
-from .configuration import TransformerXLConfig, check_config
+from .configuration import LEAST, MOST, TransformerXLConfig, check_config
 from .model import TransformerXLForCausalLM, tied_parameters
 from .vocabulary import Vocabulary, vocabulary_from_file
 
@@ -30,9 +30,13 @@ REQUIRED = (
     "pre_lnorm", "tie_weight", "tgt_len", "mem_len", "same_length", "clamp_len",
 )  # fmt: skip
 OPTIONAL = ("dropout", "dropatt", "init_std", "proj_init_std")
+SIZES = ("n_token", "d_model", "d_inner", "d_embed")
 FLAGS = ("pre_lnorm", "tie_weight", "same_length")
 # What the option has to be: of the others we have no model.
 FIXED = {"attn_type": 0, "ext_len": 0}
+
+AS_THE_MODEL = ("d_embed", -1)  # the research code's way to say: as wide as the model
+MAX_SHOWN_CHARS = 60
 
 # The research code's name of a parameter: ours. `{}` is a number, the same in both.
 PARAMETERS = {
@@ -111,6 +115,7 @@ def build_model(state: Mapping[str, Tensor], config: TransformerXLConfig, source
     Raises: UserError that names the parameters that are missing, too many or of another shape, or that are not the
         same where the configuration says so.
     """
+    _check_sizes(config, state, source)
     with torch.device("meta"):
         model = TransformerXLForCausalLM(config)
     expected = {original_name(name): (name, parameter) for name, parameter in model.state_dict().items()}
@@ -136,6 +141,20 @@ def build_model(state: Mapping[str, Tensor], config: TransformerXLConfig, source
     model.load_state_dict(ours, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def _check_sizes(config: TransformerXLConfig, state: Mapping[str, Tensor], source: str) -> None:
+    """Raises: UserError for a size that no parameter of the state can have, before anything of that size is made."""
+    total = sum(sum(tensor.shape) for tensor in state.values())
+    sizes = {theirs: getattr(config, RENAMED.get(theirs, theirs)) for theirs in SIZES}
+    sizes["n_head x d_head"] = config.attention_width
+    sizes["n_layer"] = config.n_layer
+    for name, size in sizes.items():
+        if size > (len(state) if name == "n_layer" else total):
+            raise UserError(
+                f"{source}: {name} {size:,} is more than its {len(state):,} parameters can have; give the options "
+                "that the model was trained with"
+            )
 
 
 def _check_names(expected: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> None:
@@ -180,7 +199,7 @@ def read_config(path: Path) -> TransformerXLConfig:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config: no file {str(path)!r} that can be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config: {path} is no JSON ({error})") from error
     if not isinstance(given, dict):
         raise UserError(f"--config: {path} holds a {type(given).__name__}; give an object of options")
@@ -192,13 +211,13 @@ def read_config(path: Path) -> TransformerXLConfig:
         raise UserError(f"--config: {path} says nothing of {', '.join(missing)}; add what the model was trained with")
     for name, value in FIXED.items():
         found = given.pop(name, value)
-        if found != value:
+        if type(found) is not int or found != value:
             raise UserError(
-                f"--config: {path}: {name} is {found!r}; only models with `{name}` {value} can be converted"
+                f"--config: {path}: {name} is {_shown(found)}; only models with `{name}` {value} can be converted"
             )
     for name, value in given.items():
-        _check_type(f"--config: {path}: {name}", name, value)
-    if given["d_embed"] == -1:  # its way to say: as wide as the model
+        _check_value(f"--config: {path}: {name}", name, value)
+    if ("d_embed", given["d_embed"]) == AS_THE_MODEL:
         given["d_embed"] = given["d_model"]
     values: dict[str, Any] = {str(RENAMED.get(name, name)): value for name, value in given.items()}
     try:
@@ -209,20 +228,27 @@ def read_config(path: Path) -> TransformerXLConfig:
     return config
 
 
-def _check_type(where: str, name: str, value: Any) -> None:
+def _check_value(where: str, name: str, value: Any) -> None:
     if name in OPTIONAL:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        wanted = "a number"
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < MOST
+        wanted = "a number, 0 or more"
     elif name in FLAGS:
         good, wanted = isinstance(value, bool), "true or false"
     elif name in ("cutoffs", "tie_projs"):
         kind = int if name == "cutoffs" else bool
-        good = isinstance(value, list) and all(type(item) is kind for item in value)
+        good = isinstance(value, list) and all(type(item) is kind and item <= MOST for item in value)
         wanted = "a list of numbers of tokens" if name == "cutoffs" else "a list of true and false"
     else:
-        good, wanted = type(value) is int, "a whole number"
+        least = LEAST[RENAMED.get(name, name)]
+        good = type(value) is int and (least <= value <= MOST or (name, value) == AS_THE_MODEL)
+        wanted = f"a whole number from {least} to {MOST}"
     if not good:
-        raise UserError(f"{where} is {value!r}; give {wanted}")
+        raise UserError(f"{where} is {_shown(value)}; give {wanted}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def _parse(words: Sequence[str]) -> Any:

@@ -16,6 +16,8 @@ SIZES: dict[str, Any] = {"vocab_size": 50, "d_model": 8, "n_layer": 1, "n_head":
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"vocab_size": 0}, "vocab_size: 0 is out of range; give a whole number, 1 or more"),
+    ({"vocab_size": 10**19}, "vocab_size: 10000000000000000000 is out of range; give a whole number, 1 to 2147483648"),
+    ({"mem_len": 2**31 + 1}, "mem_len: 2147483649 is out of range; give a whole number, 0 to 2147483648"),
     ({"n_layer": 0}, "n_layer: 0 "),
     ({"n_head": 0}, "n_head: 0 "),
     ({"d_head": 0}, "d_head: 0 "),
@@ -35,6 +37,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"dropatt": -0.1}, "dropatt: -0.1 "),
     ({"init_std": 0.0}, "init_std: 0 "),
     ({"proj_init_std": -1.0}, "proj_init_std: -1 "),
+    ({"init_std": float("inf")}, "init_std: inf is out of range"),
+    ({"dropout": float("nan")}, "dropout: nan is out of range"),
     ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon: 0 "),
     ({"cutoffs": [0]}, "cutoffs: 0 comes after 0 in [0]"),
     ({"cutoffs": [40, 20]}, "cutoffs: 20 comes after 40 in [40, 20]; give numbers of tokens that rise"),
