@@ -120,24 +120,23 @@ def is_stand_in(path: Path, layout: SplitFile) -> bool:
 def _require_file(folder: Path, task: Task, layout: SplitFile, allow_partial: bool) -> Path:
     path = find_file(folder, task, layout, allow_partial)
     if path is None:
-        problem = missing_file(folder, task, layout)
-        raise UserError(f"{problem.text}: {problem.remedy}")
+        text, remedy = missing_file(folder, task, layout)
+        raise UserError(f"{text}: {remedy}")
     return path
 
 
-def missing_file(folder: Path, task: Task, layout: SplitFile) -> Problem:
-    """Why a split's whole file is not there: no GLUE folder, no folder of the task, or only parts of the file."""
+def missing_file(folder: Path, task: Task, layout: SplitFile) -> tuple[str, str]:
+    """What is not there (the GLUE folder, the task's, the file, or only parts of it are), and the remedy."""
     directory = task_folder(folder, task)
-    path = directory / layout.file
     if task.definition is None and not Path(folder).is_dir():
-        remedy = "give the GLUE folder, the one that holds CoLA/, RTE/ and so on"
-        return Problem(path, None, f"no folder {folder}", remedy)
+        return f"no folder {folder}", "give the GLUE folder, the one that holds CoLA/, RTE/ and so on"
     if task.definition is None and not directory.is_dir():
         found = [name for name in TASKS if (Path(folder) / name).is_dir()]
         there = f"it has {', '.join(found)}" if found else "it has no folder named like a GLUE task"
-        text = f"no folder {task.name!r} in {folder} ({there})"
-        return Problem(path, None, text, f"leave the task out or add {directory}")
+        return f"no folder {task.name!r} in {folder} ({there})", f"leave the task out or add {directory}"
     parts = [part.name for part in partial_files(folder, task, layout)]
     hint = f" (partial files such as {parts[0]} are not taken for it without `--allow_partial`)" if parts else ""
-    remedy = f"add the whole {layout.file} of {task.name}, or leave the task out"
-    return Problem(path, None, f"no file {path}{hint}", remedy)
+    return (
+        f"no file {directory / layout.file}{hint}",
+        f"add the whole {layout.file} of {task.name}, or leave the task out",
+    )

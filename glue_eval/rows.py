@@ -208,7 +208,7 @@ class Rows:
 
     def _check_no_header(self, line: int, cells: list[str]) -> None:
         owner = whose_header(tuple(cells))
-        if owner:
+        if owner and not _is_cola(tuple(cells)):
             self.header_is_right = False
             text = f"a header, but {self.task.name}'s {self.layout.file} has none; this file is {owner}"
             self._tell(line, text, "take the original file")
@@ -225,19 +225,26 @@ class Rows:
 
 
 def carries_label(header: tuple[str, ...]) -> bool:
-    """Whether a header names a column that holds labels in some labelled file of GLUE."""
+    """Whether a file's first line names a column of labels of GLUE, or is an example of CoLA's labelled files."""
     names = {split.label_column for task in TASKS.values() for split in task.splits}
-    return bool(names.intersection(header))
+    return bool(names.intersection(header)) or _is_cola(header)
 
 
 def whose_header(header: tuple[str, ...]) -> str:
-    """`STS-B's train.tsv or dev.tsv` for the files of GLUE that begin with this header; empty for no file of GLUE."""
+    """`STS-B's train.tsv or dev.tsv` for the files of GLUE that begin with this line; empty for no file of GLUE."""
+    if _is_cola(header):
+        return "CoLA's train.tsv or dev.tsv"
     files: dict[str, list[str]] = {}
     for task in TASKS.values():
         for split in task.splits:
             if split.has_header and split.columns == header:
                 files.setdefault(task.name, []).append(split.file)
     return ", ".join(f"{name}'s {' or '.join(found)}" for name, found in files.items())
+
+
+def _is_cola(cells: tuple[str, ...]) -> bool:
+    """CoLA's labelled files have no header: a source, the label, the author's mark, a sentence."""
+    return len(cells) == 4 and cells[1] in ("0", "1") and set(cells[2]) <= set("*?")
 
 
 def read_header(path: Path) -> tuple[str, ...]:

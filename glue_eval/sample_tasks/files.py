@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glue_eval import tasks
+from glue_eval import table_files, tasks
 from glue_eval.sample_tasks.acceptability import acceptability
 from glue_eval.sample_tasks.draw import Draw
 from glue_eval.sample_tasks.inference import entailment, inference, inference_about_people
@@ -16,6 +16,7 @@ from glue_eval.sample_tasks.paraphrase import duplicate_question, graded_similar
 from glue_eval.sample_tasks.pronouns import pronoun_reference
 from glue_eval.sample_tasks.questions import answered_question
 from glue_eval.sample_tasks.sentiment import sentiment
+from glue_eval.table_files import Example, table_text
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.storage import cache_folder, new_folder, write_text
 
@@ -30,7 +31,6 @@ persons instead of programs. The test files have no labels.
 """
 
 Texts = tuple[str, str | None]
-Example = tuple[str, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sample_tasks_folder() -> Path:
     It lies in the cache under the hash of its makers' source, so an edited generator makes a new one.
     """
     digest = hashlib.sha256()
-    for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(tasks.__file__)]:
+    for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(tasks.__file__), Path(table_files.__file__)]:
         digest.update(source.read_bytes())
     folder = cache_folder() / f"sample_glue-v1-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
@@ -104,9 +104,7 @@ def _write_task(folder: Path, task: Task, sample: SampleTask) -> None:
     seen: set[Texts] = set()
     for split in task.splits:
         examples = _draw_split(draw, task, sample, split, seen)
-        lines = ["\t".join(split.columns)] if split.has_header else []
-        lines += ["\t".join(_cells(split, number, example)) for number, example in enumerate(examples)]
-        write_text(folder / split.file, "\n".join(lines) + "\n")
+        write_text(folder / split.file, table_text(split, examples, source="sample"))
 
 
 def _draw_split(draw: Draw, task: Task, sample: SampleTask, split: SplitFile, seen: set[Texts]) -> list[Example]:
@@ -118,10 +116,10 @@ def _draw_split(draw: Draw, task: Task, sample: SampleTask, split: SplitFile, se
     while len(examples) < count:
         if task.is_regression:
             first, second, score = graded_similarity(draw)
-            example: Example = (first, second, f"{score:.3f}")
+            example = Example(first, second, f"{score:.3f}")
         else:
-            example = (*make(draw, labels[len(examples)]), labels[len(examples)])
-        texts = example[:2]
+            example = Example(*make(draw, labels[len(examples)]), labels[len(examples)])
+        texts = (example.first, example.second)
         if texts not in seen and texts[0] != texts[1]:
             seen.add(texts)
             examples.append(example)
@@ -133,22 +131,3 @@ def _labels(sample: SampleTask, count: int) -> list[str]:
     total = sum(sample.label_parts.values())
     labels = [label for label, part in sample.label_parts.items() for _ in range(round(count * part / total))]
     return (labels + list(sample.label_parts)[-1:] * count)[:count]
-
-
-def _cells(split: SplitFile, number: int, example: Example) -> list[str]:
-    """One row: the texts, the label, running numbers, and what a reader does not look at."""
-    first, second, label = example
-    known = dict(zip(split.text_columns, (first, second), strict=False))
-    fixed = {"source": "sample", "genre": "sample", "author_label": "*" if label == "0" else ""}
-    numbers = {"qid1": 2 * number, "qid2": 2 * number + 1, "#1 ID": 2 * number, "#2 ID": 2 * number + 1}
-    cells = []
-    for column in split.columns:
-        if column in known:
-            cells.append(str(known[column]))
-        elif column == split.label_column or column.startswith("label"):
-            cells.append(label)
-        elif column == split.id_column:
-            cells.append(str(number))
-        else:
-            cells.append(str(numbers.get(column, fixed.get(column, "-"))))
-    return cells

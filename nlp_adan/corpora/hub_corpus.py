@@ -100,6 +100,14 @@ def load_rows(
         yield from rows.skip(skip) if skip else rows
 
 
+def load_split(path: str, configuration: str | None, revision: str | None, split: str) -> Any:
+    """A split of a data set as a whole (`datasets.Dataset`), downloaded where the hub's cache does not have it.
+
+    Raises: UserError where the data set cannot be loaded: configuration or split missing, no access, no network.
+    """
+    return _load(path, configuration, split=split, revision=revision)
+
+
 def _load(path: str, configuration: str | None, **options: Any) -> Any:
     import datasets
 
