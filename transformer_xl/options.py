@@ -15,6 +15,7 @@ from nlp_adan.training.option_checks import REFUSED_ON_STREAMS
 from nlp_adan.training.pretraining import PretrainingOptions
 from nlp_adan.training.recipe import (
     CommandParser,
+    check_range,
     find_recipe,
     given_options,
     parse_with_recipe,
@@ -39,6 +40,13 @@ class DataOptions(StreamOptions):
     """
 
     recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
+    max_valid_tokens: int | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Tokens of the validation part, from its beginning, that are evaluated during training, at most; "
+            "the best checkpoint is chosen by these. The final figures are of the whole part. Default: the whole."
+        },
+    )
     given: frozenset[str] = dataclasses.field(default=frozenset(), init=False)
 
 
@@ -98,6 +106,8 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, family_recipes(family))
     options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
     options.data.given = given_options(words)
+    if options.data.max_valid_tokens is not None:
+        check_range("max_valid_tokens", options.data.max_valid_tokens, 1)
     if options.budget.max_hours is not None:
         check_budget_schedule(options.engine)
         if options.schedule.warmup_on_top and 0 < options.engine.warmup_steps < 1:

@@ -95,7 +95,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
             args=engine,
             processing_class=tokenizer,
             train_dataset=segments,
-            evaluation=self.evaluation(data, "valid", config),
+            evaluation=self.evaluation(data, "valid", config, options.data.max_valid_tokens),
             schedule=options.schedule,
             nominal_length=model_options.tgt_len if model_options.random_lengths else None,
             callbacks=[Beginning(begin), RunLog(run)],
@@ -103,11 +103,16 @@ class StreamPretraining(Pretraining[PreparedStream]):
             control=RunControl(RunClock(), options.budget.max_hours, engine.num_sequences_per_step, run.path),
         )
 
-    def evaluation(self, data: PreparedStream, part: str, config: PretrainedConfig) -> StreamEvaluation:
-        """The evaluation of the validation or the test part, read as in training."""
+    def evaluation(
+        self, data: PreparedStream, part: str, config: PretrainedConfig, max_tokens: int | None = None
+    ) -> StreamEvaluation:
+        """The evaluation of the validation or the test part, read as in training.
+
+        max_tokens: that count at most, from the beginning; None: all.
+        """
         length = self.options.model.tgt_len
         return StreamEvaluation(
-            tokens=getattr(data, part),
+            tokens=getattr(data, part)[: None if max_tokens is None else max_tokens + 1],  # the first has none before
             length=length,
             batch_size=self.options.engine.per_device_eval_batch_size,
             num_before=segments_before(config, length),
@@ -116,14 +121,16 @@ class StreamPretraining(Pretraining[PreparedStream]):
         )
 
     def final_metrics(self, trainer: PretrainingEngine, data: PreparedStream) -> dict[str, float]:
-        """Those of the validation part and, read this once, of the test part."""
+        """Those of the whole validation part and, read this once, of the test part."""
         assert isinstance(trainer, RecurrentEngine)
-        metrics = trainer.evaluate()
-        if len(data.test) > 1:
-            args = trainer.args
-            test = self.evaluation(data, "test", trainer.model.config)
-            figures, _ = trainer.measure(test, test.batches(args.process_index, args.world_size))
-            metrics.update({f"test_{name}": value for name, value in figures.items()})
+        metrics, args = trainer.evaluate(), trainer.args
+        parts = {"test": "test"} if len(data.test) > 1 else {}
+        if len(trainer.stream_evaluation.tokens) < len(data.valid):  # --max_valid_tokens: a line of eval.jsonl, no more
+            metrics, parts = {}, {"eval": "valid", **parts}
+        for prefix, part in parts.items():
+            whole = self.evaluation(data, part, trainer.model.config)
+            figures, _ = trainer.measure(whole, whole.batches(args.process_index, args.world_size))
+            metrics.update({f"{prefix}_{name}": value for name, value in figures.items()})
         return metrics
 
     def beginning(self, model: PreTrainedModel, data: PreparedStream) -> str:

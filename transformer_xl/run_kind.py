@@ -64,7 +64,7 @@ LSTM_SIZES = ("embedding_size", "hidden_size", "num_layers")
 OTHER_OPTIONS = (
     "tgt_len", "random_lengths", "mem_len", "clamp_len", "same_length", "dropout", "dropatt", "embedding_dropout",
     "input_dropout", "hidden_dropout", "output_dropout", "weight_dropout", "alpha", "beta", "unit", "lower_case",
-    "max_vocab", "min_count", "tokenizer",
+    "max_vocab", "min_count", "tokenizer", "max_valid_tokens",
 )  # fmt: skip
 USE = """\
 ```python
@@ -156,7 +156,9 @@ def _where(record: RunRecord) -> str:
 
     if "test_loss" not in metrics:
         return part("validation", "eval")
-    return f"{part('validation', 'eval')}, by which the weights were chosen, and {part('test', 'test')}, read once"
+    most = record.settings.get("max_valid_tokens")
+    chosen = "which" if most is None or most >= metrics.get("eval_num_tokens", 0) else f"whose first {most:,} tokens"
+    return f"{part('validation', 'eval')}, by {chosen} the weights were chosen, and {part('test', 'test')}, read once"
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
@@ -190,7 +192,7 @@ LANGUAGE_MODEL = RunKind(
         Figure(measure.figure, measure.title, measure.title, digits=measure.digits, is_expected=False)
         for measure in (PERPLEXITY, BITS)
     ),
-    evaluations_caption="Evaluations, on the validation part; losses in nats a token",
+    evaluations_caption="Evaluations, on the validation part or its first --max_valid_tokens; losses in nats a token",
     known=_known,
     flops_note="forward and backward, masked attention scores included, of an adaptive softmax's tails what the "
     "training part's tokens need",
