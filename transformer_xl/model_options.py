@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import ArgumentTypeError
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.hf_argparser import string_to_bool
 
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
@@ -42,6 +44,13 @@ class TransformerXLOptions:
         default=1, metadata={"help": "Each further cluster's embedding is narrower by this factor."}
     )
     tie_weight: bool = dataclasses.field(default=True, metadata={"help": "The softmax has the embedding's table."})
+    tie_projs: list[str] | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "For each cluster, true or false: whether the softmax has the embedding's projection (where widths "
+            "differ: d_embed, div_val); default: all but the first."
+        },
+    )
     pre_lnorm: bool = dataclasses.field(default=False, metadata={"help": "Normalise the input of a layer's parts."})
     tgt_len: int = dataclasses.field(default=150, metadata={"help": "Tokens of a segment."})
     mem_len: int = dataclasses.field(default=150, metadata={"help": "Positions that each layer remembers."})
@@ -52,6 +61,9 @@ class TransformerXLOptions:
     dropout: float = dataclasses.field(default=0.1, metadata={"help": "Dropout of embedding, positions, parts."})
     dropatt: float = dataclasses.field(default=0.0, metadata={"help": "Dropout of the attention's probabilities."})
     init_std: float = dataclasses.field(default=0.02, metadata={"help": "Standard deviation of the fresh weights."})
+    proj_init_std: float = dataclasses.field(
+        default=0.01, metadata={"help": "The same of the fresh projections of embedding and softmax."}
+    )
 
     @property
     def random_lengths(self) -> bool:
@@ -72,11 +84,26 @@ class TransformerXLOptions:
         del sizes["model_name_or_path"]
         for name in ("n_head", "d_model"):
             check_range(name, sizes[name], 1)
+        ties = None if self.tie_projs is None else [_is_true("tie_projs", word) for word in self.tie_projs]
         config = TransformerXLConfig(
-            vocab_size=vocab_size or ANY_VOCABULARY, **{**sizes, "cutoffs": self.cutoffs or []}
+            vocab_size=vocab_size or ANY_VOCABULARY, **{**sizes, "cutoffs": self.cutoffs or [], "tie_projs": ties}
         )
         check_config(config, "--")
+        if config.div_val == 1 and config.d_embed == config.d_model:
+            for name in ("tie_projs", "proj_init_std"):
+                if getattr(self, name) != getattr(TransformerXLOptions(), name):
+                    raise UserError(
+                        f"--{name}: embedding and layers have one width, so there are no projections; leave it out, or "
+                        "choose another `--d_embed` or `--div_val`"
+                    )
         return config
+
+
+def _is_true(option: str, word: str) -> bool:
+    try:
+        return bool(string_to_bool(word))
+    except ArgumentTypeError as error:
+        raise UserError(f"--{option}: {word!r} is neither `true` nor `false`; give one of them a cluster") from error
 
 
 @dataclasses.dataclass

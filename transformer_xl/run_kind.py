@@ -57,8 +57,8 @@ def _figures(prefix: str, part: tuple[str, str]) -> tuple[Figure, ...]:
 
 
 TRANSFORMER_XL_SIZES = (
-    "d_model", "n_layer", "n_head", "d_head", "d_inner", "d_embed", "cutoffs", "div_val", "tie_weight", "pre_lnorm",
-    "init_std",
+    "d_model", "n_layer", "n_head", "d_head", "d_inner", "d_embed", "cutoffs", "div_val", "tie_weight", "tie_projs",
+    "pre_lnorm", "init_std", "proj_init_std",
 )  # fmt: skip
 LSTM_SIZES = ("embedding_size", "hidden_size", "num_layers")
 OTHER_OPTIONS = (

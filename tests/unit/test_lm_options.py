@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nlp_adan.errors import UserError
+from transformer_xl.model_options import build_model
 from transformer_xl.options import MODELS, Options, StreamEngineOptions, command_parser, parse_options
 
 OUTPUT = ["--output_dir", "runs/never"]
@@ -74,3 +77,39 @@ def test_random_lengths_need_room() -> None:
         parse("--tgt_len 9", "lstm").model.config(None)
     for words in ("--tgt_len 10", "--tgt_len 9 --random_lengths false"):
         assert parse(words, "lstm").model.config(None).model_type == "awd_lstm"
+
+
+PROJECTED = "--d_model 16 --n_layer 1 --n_head 2 --d_inner 8 --cutoffs 200 300 --div_val 2"
+
+
+def test_projections_are_tied_and_drawn_as_asked(tmp_path: Path) -> None:
+    """From a command line and from a recipe."""
+    words = f"{PROJECTED} --tie_projs true False true --proj_init_std 0.5"
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("tie_projs: [true, false, true]\nproj_init_std: 0.5\n")
+    for given in (words, f"--recipe {recipe} {PROJECTED}"):
+        model: Any = build_model(parse(given).model.config(400))
+        tied = [
+            model.softmax.get_parameter(f"proj_{i}") is model.embedding.get_parameter(f"proj_{i}") for i in range(3)
+        ]
+        assert tied == [True, False, True]
+        assert float(model.embedding.proj_0.detach().std()) == pytest.approx(0.5, rel=0.2)  # of 256 numbers
+    untold: Any = build_model(parse(PROJECTED).model.config(400))
+    assert untold.softmax.proj_0 is not untold.embedding.proj_0 and untold.softmax.proj_1 is untold.embedding.proj_1
+    assert float(untold.embedding.proj_0.detach().std()) == pytest.approx(0.01, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (f"{PROJECTED} --tie_projs true maybe", "--tie_projs: 'maybe' is neither `true` nor `false`"),
+        (f"{PROJECTED} --tie_projs true true true true", "--tie_projs: 4 values for 3 clusters"),
+        (f"{PROJECTED} --proj_init_std 0", "--proj_init_std: 0 is out of range; give more than 0"),
+        ("--tie_projs true", "--tie_projs: embedding and layers have one width"),
+        ("--proj_init_std 0.5", "--proj_init_std: embedding and layers have one width"),
+    ],
+)
+def test_projections_that_cannot_be(words: str, told: str) -> None:
+    with pytest.raises(UserError) as raised:
+        parse(words).model.config(None)
+    assert str(raised.value).startswith(told)
