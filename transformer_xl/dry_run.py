@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig
 
 from nlp_adan.corpora.manifest import is_prepared
-from nlp_adan.corpora.pretrained_tokenizer import load_tokenizer, num_token_ids
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 from nlp_adan.pretraining.plan import Plan, batch_sizes, make_plan
@@ -16,11 +16,14 @@ from nlp_adan.pretraining.plan_options import PlanOptions, workload_of_run
 
 from .costs import language_model_costs
 from .flops import counted_tail_share, mean_segment_length
-from .prepare import prepare_stream
+from .loading import check_same_vocabulary
+from .prepare import prepare_stream, tokenization
 from .stream import PreparedStream, StreamSegments
-from .texts import open_texts, unit_by_name
+from .texts import open_texts
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from .options import Options
 
 NUM_BYTES = 256
@@ -68,12 +71,15 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
     """The number of tokens, and the same in words, with where it is from."""
     data = options.data
     if stream is not None:
+        _check_model(options, stream.tokenizer())
         return stream.vocab_size, f"{stream.vocab_size:,}, those of {stream.folder}"
-    unit = unit_by_name(data.data) if data.unit == "auto" else data.unit
+    rules, tokenizer = tokenization(data)
+    unit = rules.unit
     if data.data is not None:
         open_texts(data.data, unit, data.encoding, data.text_column, data.valid_fraction, data.test_fraction)
-    if data.tokenizer is not None:
-        size = num_token_ids(load_tokenizer(data.tokenizer))
+    if tokenizer is not None:
+        _check_model(options, tokenizer)
+        size = num_token_ids(tokenizer)
         return size, f"{size:,}, those of --tokenizer"
     if options.model.model_name_or_path is not None:
         size = _vocabulary_of_model(options.model.model_name_or_path)
@@ -89,6 +95,11 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
             "`--max_vocab N`, or as --data a stream that is prepared"
         )
     return size, f"{size:,}, the words of {corpus}: assumed, the text is not counted yet"
+
+
+def _check_model(options: Options, tokenizer: PreTrainedTokenizerBase) -> None:
+    if options.model.model_name_or_path is not None:
+        check_same_vocabulary(options.model.model_name_or_path, tokenizer)
 
 
 def _vocabulary_of_model(name: str) -> int:

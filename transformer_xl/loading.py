@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids, tokenizer_digest
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 
@@ -75,8 +75,10 @@ def load_weights(name_or_path: str, config: PretrainedConfig, option: str) -> Pr
     return cast(PreTrainedModel, model)
 
 
-def load_vocabulary(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_vocabulary(name_or_path: str, option: str = "--model") -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; `vocabulary.rules_of` tells how it makes a text into tokens.
+
+    option: which named the folder.
 
     Raises: UserError where there is none.
     """
@@ -84,7 +86,7 @@ def load_vocabulary(name_or_path: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--model: {name_or_path!r} holds no vocabulary; a converted checkpoint gets one by "
+            f"{option}: {name_or_path!r} holds no vocabulary; a converted checkpoint gets one by "
             "`python -m transformer_xl convert ... --vocab FILE`"
         ) from error
     return tokenizer
@@ -96,6 +98,16 @@ def check_vocabulary(name_or_path: str, model: PreTrainedModel, tokenizer: PreTr
         raise UserError(
             f"--model: {name_or_path!r} knows {model.config.vocab_size:,} tokens and its vocabulary has "
             f"{num_token_ids(tokenizer):,}: save, or convert, them together again"
+        )
+
+
+def check_same_vocabulary(name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises: UserError where a text's tokens are not those of the model that training is to go on from."""
+    option = "--model_name_or_path"
+    if tokenizer_digest(load_vocabulary(name_or_path, option)) != tokenizer_digest(tokenizer):
+        raise UserError(
+            f"{option}: the text's vocabulary is not that of {name_or_path!r}; give the model's own with "
+            f"`--tokenizer {name_or_path}`"
         )
 
 

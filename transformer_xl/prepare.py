@@ -59,8 +59,8 @@ def prepare_stream(
     else. Nothing is left behind then.
     """
     try:
-        _check(options)
         if options.data is not None and is_prepared(Path(options.data).expanduser()):
+            _check(options)
             return _given(options, Path(options.data).expanduser(), given)
         return _prepared(options, folder)
     except OSError as error:
@@ -101,24 +101,29 @@ def _changed(options: StreamOptions) -> list[str]:
     return [field.name for field in fields(StreamOptions) if getattr(options, field.name) != field.default]
 
 
-def _rules(options: StreamOptions, tokenizer: PreTrainedTokenizerBase | None) -> TextRules:
-    if tokenizer is not None:
+def tokenization(options: StreamOptions) -> tuple[TextRules, PreTrainedTokenizerBase | None]:
+    """How a text is to become tokens, and the tokenizer if the options name one. No text is read.
+
+    Raises: UserError for options that cannot be, and for a tokenizer that is not there or cannot end a document.
+    """
+    _check(options)
+    if options.tokenizer is not None:
+        tokenizer = load_tokenizer(options.tokenizer)
         rules = rules_of(tokenizer)
         if rules.unit == "document":
             separator_id(tokenizer)
-        return rules
+        return rules, tokenizer
     unit: Any = unit_by_name(options.data) if options.unit == "auto" else options.unit
     if unit == "byte":
         why = "a byte is a byte, and all 256 are in the vocabulary"
         _refuse(options, ("lower_case", "min_count"), why)
         if options.max_vocab is not None and options.max_vocab < NUM_BYTES:
             _refuse(options, ("max_vocab",), why)
-    return TextRules(unit, options.lower_case)
+    return TextRules(unit, options.lower_case), None
 
 
 def _prepared(options: StreamOptions, folder: Path | None) -> PreparedStream:
-    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-    rules = _rules(options, tokenizer)
+    rules, tokenizer = tokenization(options)
     texts = open_texts(
         options.data, rules.unit, options.encoding, options.text_column, options.valid_fraction, options.test_fraction
     )

@@ -10,8 +10,6 @@ import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
-from nlp_adan.corpora.pretrained_tokenizer import tokenizer_digest
-from nlp_adan.errors import UserError
 from nlp_adan.pretraining.flow import Begin, Beginning, Pretraining, conduct
 from nlp_adan.pretraining.plan import format_plan
 from nlp_adan.training.budget import RunClock
@@ -27,7 +25,7 @@ from nlp_adan.training.stream_evaluation import StreamEvaluation
 
 from .dry_run import plan_of_run
 from .flops import counted_tail_share, mean_segment_length, training_flops_per_segment
-from .loading import load_vocabulary
+from .loading import check_same_vocabulary
 from .model_options import build_model, segments_before
 from .options import Options, parse_options
 from .parameters import num_parameters, num_parameters_outside_embedding
@@ -66,12 +64,8 @@ class StreamPretraining(Pretraining[PreparedStream]):
     def prepare(self) -> PreparedStream:
         """The stream of a prepared folder, from the cache, or made now."""
         stream = prepare_stream(self.options.data, given=self.options.data.given)
-        name = self.options.model.model_name_or_path
-        if name is not None and tokenizer_digest(load_vocabulary(name)) != tokenizer_digest(stream.tokenizer()):
-            raise UserError(
-                f"--model_name_or_path: the text's vocabulary is not that of {name!r}; give the model's own with "
-                f"`--tokenizer {name}`"
-            )
+        if self.options.model.model_name_or_path is not None:
+            check_same_vocabulary(self.options.model.model_name_or_path, stream.tokenizer())
         return stream
 
     def make_trainer(self, data: PreparedStream, run: RunFolder, begin: Begin) -> PretrainingEngine:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan import GIB, Plan, format_plan
@@ -114,6 +116,56 @@ def test_what_a_plan_cannot_know(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--cutoffs: 5000 leaves no token"):
         plan("transformer_xl", tmp_path, *SMALL, "--cutoffs", "5000", "--max_vocab", "300")
     assert "256, bytes" in format_plan(plan("transformer_xl", tmp_path, "--recipe", "enwik8-base"))
+
+
+def save_tokenizer(folder: Path, **special: str) -> str:
+    """One that is not from here, of five words."""
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special).save_pretrained(str(folder))
+    return str(folder)
+
+
+def test_a_plan_refuses_the_tokens_that_the_run_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same check: what the plan says, preparing says too."""
+    monkeypatch.setenv("NLP_ADAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("a b c\n" * 400)
+    good = save_tokenizer(tmp_path / "good", eos_token="</s>")
+    endless = save_tokenizer(tmp_path / "endless")
+    data = ["--recipe", str(no_vocabulary(tmp_path)), "--data", str(tmp_path / "text.txt")]
+    both = tmp_path / "both.yaml"
+    both.write_text(f"tokenizer: {good}\nmax_vocab: 300\n")
+    cases = [
+        (["--recipe", str(both)], "--max_vocab 300: --tokenizer has a vocabulary"),
+        (["--tokenizer", endless], "endless' has no token that ends a document"),
+        (["--tokenizer", str(tmp_path)], "holds no tokenizer"),
+        (["--unit", "byte", "--min_count", "2"], "--min_count 2: a byte is a byte"),
+        (["--max_vocab", "1"], "--max_vocab 1: choose 2 or more"),
+        (["--valid_fraction", "1.5", "--max_vocab", "9"], "--valid_fraction 1.5 is impossible"),
+    ]
+    for words, told in cases:
+        with pytest.raises(UserError, match=told) as planned:
+            plan("transformer_xl", tmp_path, *SMALL, *data, *words)
+        with pytest.raises(UserError) as prepared:
+            prepare_stream(parse_options("transformer_xl", [*data, *words, "--output_dir", "runs/never"]).data)
+        assert str(planned.value) == str(prepared.value)
+    found = plan("transformer_xl", tmp_path, *SMALL, *data, "--tokenizer", good)
+    assert "5, those of --tokenizer" in format_plan(found)
+
+
+def test_a_plan_refuses_another_vocabulary_than_the_models(tmp_path: Path) -> None:
+    """Of as many words."""
+    model = AWDLSTMConfig(vocab_size=5, embedding_size=8, hidden_size=8, num_layers=1)
+    AWDLSTMForCausalLM(model).save_pretrained(tmp_path / "model")
+    own = save_tokenizer(tmp_path / "model", eos_token="</s>")
+    words = ["--recipe", str(no_vocabulary(tmp_path)), "--model_name_or_path", own]
+    assert "5, those of --tokenizer" in format_plan(plan("lstm", tmp_path, *words, "--tokenizer", own))
+    other = save_tokenizer(tmp_path / "other", eos_token="c")
+    with pytest.raises(UserError, match="--model_name_or_path: the text's vocabulary is not that of"):
+        plan("lstm", tmp_path, *words, "--tokenizer", other)
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"--model_name_or_path: .* holds no vocabulary"):
+        plan("lstm", tmp_path, *words, "--tokenizer", other)
 
 
 def no_vocabulary(folder: Path) -> Path:
