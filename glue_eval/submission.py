@@ -1,153 +1,117 @@
-"""`python -m glue_eval submit OUT`: the leaderboard's zip of a sweep; `submit --check ZIP`: would it be taken?
-
-What a submission holds is chosen in `submission_parts`, written by `submission_zip` and checked by `submission_check`.
-"""
+"""The leaderboard's submission.zip and the record beside it, which says what each of its files is made of."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from glue_eval.data import read_split
-from glue_eval.rows import Problem, raise_problem
-from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
-from glue_eval.submission_check import LAYOUT, REMEDY, ZipCheck, check_zip
-from glue_eval.submission_parts import CONSTANTS, Part, make_parts, read_sweep
-from glue_eval.submission_zip import ZIP, write_submission
+from glue_eval.submission_check import HEADER, check_zip
+from glue_eval.submission_parts import Part, Sweep, read_sweep
 from nlp_adan.errors import UserError
+from nlp_adan.storage import finite, sha256_file, write_json
 
-NOTHING = "-"  # a cell without a value
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
+ZIP = "submission.zip"
+RECORD_KIND = "GLUE submission"
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell: equal predictions make equal bytes
 
 
-def parse_submit(words: Sequence[str]) -> argparse.Namespace:
-    """The words after `python -m glue_eval submit`; one of `folder` and `check` is given.
-
-    Raises:
-        UserError: An unknown option, both or none of the two, or an option of the other.
-    """
-    parser = _Parser(
-        prog="python -m glue_eval submit",
-        description="Make the leaderboard's submission.zip of a sweep, or check one.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", nargs="?", type=Path, help="the --output_dir of the sweep")
-    parser.add_argument("--output", type=Path, help=f"the zip; default: {ZIP} in the sweep's folder")
-    parser.add_argument("--seed", type=int, help="take the runs with this seed; default: of each task the best on dev")
-    parser.add_argument("--data", type=Path, help="a GLUE folder whose test files are compared with the predictions")
-    parser.add_argument("--check", type=Path, metavar="ZIP", help="check this zip instead of making one")
-    options = parser.parse_args(words)
-    if (options.folder is None) == (options.check is None):
-        parser.error("give a sweep's folder, or --check with a zip")
-    if options.check is not None and (options.output, options.seed, options.data) != (None, None, None):
-        parser.error("--check takes no other option")
-    return options
+def zip_bytes(files: Mapping[str, Sequence[str]]) -> bytes:
+    """A zip with a file for each name: the header and a numbered row for each prediction. Equal input, equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, predictions in files.items():
+            entry = zipfile.ZipInfo(name, ZIP_DATE)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix, on whatever system this runs
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            rows = "".join(f"{index}\t{prediction}\n" for index, prediction in enumerate(predictions))
+            archive.writestr(entry, f"{HEADER}\n{rows}")
+    return buffer.getvalue()
 
 
-def submit_command(words: Sequence[str]) -> None:
-    """Make and check a submission, or check one, and print its files.
+def write_submission(sweep: Sweep, parts: Sequence[Part], output: Path, chosen_by: str) -> Path:
+    """Write the zip, checked as `--check` does, and the record beside it; each whole or not at all.
+
+    Args:
+        sweep: Where the parts are from.
+        parts: All files.
+        output: The zip; its parent is made.
+        chosen_by: How each task's run was chosen, in words.
+
+    Returns:
+        The record's path: `output` with the ending .json.
 
     Raises:
-        UserError: A mistake in the words, the sweep or its data, or a zip that the leaderboard would not take.
+        UserError: Something else has one of the two names, or they cannot be written.
+        RuntimeError: The zip does not pass its check: a defect of ours.
     """
-    options = parse_submit(words)
-    if options.check is not None:
-        _check(options.check)
-        return
-    sweep = read_sweep(options.folder)
-    parts = make_parts(sweep, options.seed)
-    if options.data is not None:
-        compare_test_files(options.data, parts)
-    chosen_by = "the best development score" if options.seed is None else f"seed {options.seed}"
-    output = options.output or options.folder / ZIP
-    record = write_submission(sweep, parts, output, chosen_by)
-    _print_parts(parts, f"{output}: the runs with {chosen_by}")
-    print(f"{output}: checked, ready for gluebenchmark.com; what it is made of: {record}")
+    record_path = output.with_suffix(".json")
+    if output.suffix != ".zip" or output.is_dir():
+        raise UserError(f"--output: {output} is not a file that ends in .zip")
+    if record_path.exists() and _read_record(record_path) is None:
+        raise UserError(f"{record_path} exists and is no submission's record: give the zip another name by --output")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+            made = Path(temporary) / output.name
+            with open(made, "wb") as file:
+                file.write(zip_bytes({part.name: part.predictions for part in parts}))
+                file.flush()
+                os.fsync(file.fileno())
+            if problems := check_zip(made).problems:
+                raise RuntimeError("; ".join(str(problem) for problem in problems))
+            os.replace(made, output)
+        record = {
+            "kind": RECORD_KIND,
+            "zip": output.name,
+            "sha256": sha256_file(output),
+            "model": sweep.protocol.model,
+            "data": sweep.protocol.data,
+            "chosen_by": chosen_by,
+            "files": {part.name: part.to_json() for part in parts},
+        }
+        write_json(record_path, finite(record))
+    except OSError as error:
+        raise UserError(f"--output: cannot write {output} ({error.strerror}): choose another place") from error
+    return record_path
 
 
-def compare_test_files(data: Path, parts: Sequence[Part]) -> None:
-    """Compare the predicted parts with the test files of a GLUE folder: as many examples, numbered alike.
+def submission_note(folder: Path) -> str | None:
+    """What a report says of the submission in its folder: the runs chosen, and which files are constants.
 
-    Raises:
-        UserError: A test file is missing, or is not the one that the leaderboard scores, or the folder holds the sample
-            tasks.
+    None where there is none, where the zip is not the one recorded, or where it was made of other runs than the plan's.
     """
-    if is_sample_folder(data):
-        raise UserError(f"--data: {data} holds the {SAMPLE_NOTICE}: give the folder with GLUE's own files")
-    for part in parts:
-        if part.choice is None:
-            continue
-        _, layout = LAYOUT[part.name]
-        split = read_split(data, part.task, layout.name)
-        first_line = 2 if layout.has_header else 1
-        for row, number in enumerate(split.ids):
-            if number != str(row):
-                text = f"example {number!r} is not number {row}: the leaderboard's file is numbered from 0"
-                raise_problem(Problem(split.path, first_line + row, text, "take the original file and run again"))
-        if len(split) != len(part.predictions):
-            text = f"{len(split)} examples, the leaderboard's file has {len(part.predictions)}"
-            raise_problem(Problem(split.path, None, text, "take the original file and run again"))
+    record = _read_record(folder / Path(ZIP).with_suffix(".json"))
+    if record is None or not (folder / ZIP).is_file() or sha256_file(folder / ZIP) != record["sha256"]:
+        return None
+    runs = {entry["task"]: entry for entry in record["files"].values() if entry["source"] == "run"}
+    try:
+        planned = {run_folder for _, _, run_folder in read_sweep(folder).runs}
+    except UserError:
+        return None
+    if not {entry["folder"] for entry in runs.values()} <= planned:
+        return None
+    seeds = ", ".join(f"{task} {entry['seed']}" for task, entry in runs.items())
+    constants = [
+        f"{name} ({entry['prediction']}; {entry['reason']})"
+        for name, entry in record["files"].items()
+        if entry["source"] == "constant"
+    ]
+    num_files = len(record["files"])
+    note = f"{ZIP}: {num_files - len(constants)} of {num_files} files are predictions, of the runs with "
+    note += f"{record['chosen_by']} (task and seed: {seeds})."
+    return note + (f" Filled by a constant, no results: {', '.join(constants)}." if constants else "")
 
 
-def _check(path: Path) -> None:
-    found = check_zip(path)
-    if found.problems:
-        for problem in found.problems:
-            print(problem)
-        num_problems = f"{len(found.problems)} problem" + ("s" if len(found.problems) > 1 else "")
-        raise UserError(f"{path}: {num_problems}: the leaderboard would not take it; mend it, or {REMEDY}")
-    _print_check(path, found)
-
-
-def _print_check(path: Path, found: ZipCheck) -> None:
-    rows = [(file.name, str(file.num_rows), file.predictions) for file in found.files]
-    _print_table(f"{path}: good", {"File": "left", "Rows": "right", "Predictions": "left"}, rows)
-
-
-def _print_parts(parts: Sequence[Part], title: str) -> None:
-    columns = {"File": "left", "Rows": "right", "From": "left", "Dev score": "right", "Remark": "left"}
-    rows = []
-    for part in parts:
-        num_rows = str(len(part.predictions))
-        if part.choice is None:
-            constant = CONSTANTS[part.task.name]
-            remark = f"no prediction: {part.reason} ({constant.source})"
-            rows.append((part.name, num_rows, f"constant {constant.prediction}", NOTHING, remark))
-        else:
-            result = part.choice.result
-            origin = f"{result.task} seed {result.seed}"
-            rows.append((part.name, num_rows, origin, f"{100 * part.choice.score:.1f}", _cautions(part)))
-    _print_table(title, columns, rows)
-
-
-def _cautions(part: Part) -> str:
-    """What is to be known of the run before its predictions are submitted."""
-    assert part.choice is not None
-    found = []
-    if part.choice.num_finished < part.choice.num_runs:
-        found.append(f"{part.choice.num_finished} of {part.choice.num_runs} runs have a result")
-    if part.choice.result.collapsed:
-        found.append("collapsed")
-    if part.choice.result.partial:
-        found.append(f"trained or scored on a part: {', '.join(part.choice.result.partial)}")
-    return "; ".join(found)
-
-
-def _print_table(title: str, columns: dict[str, str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left")
-    for name, align in columns.items():
-        table.add_column(name, justify="right" if align == "right" else "left")
-    for row in rows:
-        marked = any(cell.startswith(("constant ", "collapsed")) for cell in row)
-        table.add_row(*(Text(cell) for cell in row), style="yellow" if marked else None)
-    Console().print(table)
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """A submission's record; None where the file is missing or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and value.get("kind") == RECORD_KIND else None

@@ -148,7 +148,7 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
         if path.is_file():
             found.append((_read_result(path), folder))
     if not planned or not found:
-        return "not run" if not planned else f"none of {len(planned)} runs has a result"
+        return "not run" if not planned else f"none of its runs ({len(planned)}) has a result"
     if seed is not None:
         taken = [(result, folder) for result, folder in found if result.seed == seed]
         if not taken:

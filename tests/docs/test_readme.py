@@ -15,6 +15,7 @@ import glue_eval.__main__
 import transformer_xl.__main__
 from bert import prepare_command
 from bert.options import parse_options
+from glue_eval.submit_command import parse_submit
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
 from transformer_xl import options as language_models
@@ -80,6 +81,8 @@ def check_command(command: str) -> None:
             check_pretraining(rest[rest.index("--") + 1 :] if "--" in rest else rest)
     elif program == "./run_tests.sh":
         assert (PROJECT / program).is_file()
+    elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "submit"]:
+        parse_submit(rest[3:])
     elif program.endswith("python") and rest[:2] == ["-m", "glue_eval"]:
         if rest[2:] != ["--help"]:
             glue, engine = glue_eval.__main__.command_parser().parse(rest[2:])

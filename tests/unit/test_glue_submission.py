@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from glue_eval import submission_zip
-from glue_eval.submission import submit_command
+from glue_eval import submission
+from glue_eval.submission import submission_note, zip_bytes
 from glue_eval.submission_check import LAYOUT
 from glue_eval.submission_parts import CONSTANTS
-from glue_eval.submission_zip import submission_note, zip_bytes
+from glue_eval.submit_command import submit_command
 from glue_eval.tasks import TASKS, SplitFile
 from nlp_adan.errors import UserError
 from tests.unit.glue_sweep import SweepFolder, draw
@@ -131,7 +131,7 @@ def test_nothing_is_left_or_overwritten_by_a_zip_that_fails_its_check(
 ) -> None:
     submit_command([str(sweep.folder)])
     before = {path.name: path.read_bytes() for path in sweep.folder.iterdir() if path.is_file()}
-    monkeypatch.setattr(submission_zip, "zip_bytes", lambda files: zip_bytes({**files, "CoLA.tsv": ["1"]}))
+    monkeypatch.setattr(submission, "zip_bytes", lambda files: zip_bytes({**files, "CoLA.tsv": ["1"]}))
     with pytest.raises(RuntimeError, match=r"CoLA.tsv: 1 rows instead of 1063"):
         submit_command([str(sweep.folder), "--seed", "1"])
     assert {path.name: path.read_bytes() for path in sweep.folder.iterdir() if path.is_file()} == before

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glue_eval import submission_check
-from glue_eval.submission import submit_command
+from glue_eval.submission import zip_bytes
 from glue_eval.submission_check import LAYOUT, MAX_SHOWN, check_zip
-from glue_eval.submission_zip import zip_bytes
+from glue_eval.submit_command import submit_command
 from nlp_adan.errors import UserError
 
 # Written out once more, from the leaderboard's instructions, so that the table of tasks is compared with something.

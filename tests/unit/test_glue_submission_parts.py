@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 
 from glue_eval.data import read_split
 from glue_eval.results import RunResult
+from glue_eval.submission import zip_bytes
+from glue_eval.submission_check import LAYOUT
 from glue_eval.submission_parts import CONSTANTS, choose_run, leaderboard_rows, read_sweep
-from glue_eval.submission_zip import zip_bytes
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.errors import UserError
 from tests.unit.glue_sweep import SweepFolder, draw, write_predictions
 
-REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
+PROJECT = Path(__file__).resolve().parents[2]
+REAL_DATA = PROJECT.parent / "shared" / "data" / "glue"
 
 
 RESULT_WITHOUT_SCORE = json.dumps(
@@ -82,7 +84,7 @@ def test_what_has_no_run_says_why(tmp_path: Path) -> None:
     made.plan("CoLA", 2)
     made.add("RTE", 1)
     parts = made.parts()
-    assert parts["CoLA.tsv"].reason == "none of 2 runs has a result"
+    assert parts["CoLA.tsv"].reason == "none of its runs (2) has a result"
     assert parts["RTE.tsv"].reason == "not run"  # one's own task of that name is not GLUE's
     assert parts["QQP.tsv"].reason == "not run"
 
@@ -126,6 +128,17 @@ def test_constants_are_what_their_source_says(name: str) -> None:
         counts = [split.labels.count(place) for place in range(len(TASKS[name].labels or ()))]
         assert (max(counts), sum(counts)) == (int(number), int(rest[0]))
         assert CONSTANTS[name].prediction == (TASKS[name].labels or ())[counts.index(max(counts))]
+
+
+def test_the_guide_shows_the_constants_and_the_format() -> None:
+    guide = (PROJECT / "docs" / "glue_submission.md").read_text(encoding="utf-8").replace(",", "")
+    for name, constant in CONSTANTS.items():
+        shown = "MNLI AX" if name in ("MNLI", "AX") else name
+        row = next(line for line in guide.splitlines() if line.startswith(f"| {shown} | `{constant.prediction}` | "))
+        numbers = re.findall(r"[0-9]+", CONSTANTS["MNLI"].source if name == "AX" else constant.source)
+        assert re.findall(r"[0-9]+", row.split("|")[3]) == numbers
+    for name, (_, split) in LAYOUT.items():
+        assert f"| `{name}` | {split.num_examples} | " in guide
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**400), 10**400)
