@@ -98,17 +98,17 @@ def _texts_digest(texts: Texts) -> str:
 
 def _write_tokens(folder: Path, texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     has_types = "token_type_ids" in tokenizer.model_input_names
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    ids: list[npt.NDArray[Any]] = []
+    ids: list[npt.NDArray[np.uint32]] = []
     types: list[npt.NDArray[np.uint8]] = []
     lengths: list[int] = []
     num_cut = 0
     for row_ids, row_types, is_cut in _encoded_rows(texts, tokenizer, max_length):
-        ids.append(np.array(row_ids, dtype=dtype))
+        ids.append(np.array(row_ids, dtype=np.uint32))
         types.append(np.array(row_types if has_types else [], dtype=np.uint8))
         lengths.append(len(row_ids))
         num_cut += is_cut
-    np.save(folder / "ids.npy", np.concatenate(ids))
+    flat = np.concatenate(ids)
+    np.save(folder / "ids.npy", flat.astype(np.uint16) if flat.max() < 1 << 16 else flat)
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     if has_types:
         np.save(folder / "types.npy", np.concatenate(types))
