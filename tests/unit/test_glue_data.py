@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glue_eval.data import read_split
+from glue_eval.data import read_split, split_paths
 from glue_eval.tasks import TASKS, TRAINABLE_TASKS, SplitFile
 from nlp_adan.errors import UserError
 
@@ -127,6 +127,46 @@ def test_missing_folders_and_files_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "CoLA" / "dev.SAMPLE9.tsv").write_text("")
     with pytest.raises(UserError, match=r"partial files such as dev\.SAMPLE9\.tsv are not taken"):
         read_split(tmp_path, TASKS["CoLA"], "dev")
+
+
+def test_the_largest_part_stands_in_for_a_missing_file(tmp_path: Path) -> None:
+    task = TASKS["RTE"]
+    layout = task.split("train")
+    rows = [row_of(layout, "entailment", number) for number in range(5)]
+    for name, count in (("train.SAMPLE3.a.tsv", 3), ("train.SAMPLE2.b.tsv", 2), ("train_other.tsv", 5)):
+        write_file(tmp_path, "RTE", "train", rows[:count]).rename(tmp_path / "RTE" / name)
+    write_file(tmp_path, "RTE", "dev", rows[:1])
+    assert split_paths(tmp_path, task) == {"dev": tmp_path / "RTE" / "dev.tsv"}
+    assert split_paths(tmp_path, task, allow_partial=True)["train"] == tmp_path / "RTE" / "train.SAMPLE3.a.tsv"
+    split = read_split(tmp_path, task, "train", allow_partial=True)
+    assert (len(split), split.partial, split.path.name) == (3, "train.SAMPLE3.a.tsv", "train.SAMPLE3.a.tsv")
+    assert read_split(tmp_path, task, "dev", allow_partial=True).partial is None
+    with pytest.raises(
+        UserError, match=r"partial files such as train\.SAMPLE3\.a\.tsv are not taken .*`--allow_partial`"
+    ):
+        read_split(tmp_path, task, "train")
+    write_file(tmp_path, "RTE", "train", rows)
+    whole = read_split(tmp_path, task, "train", allow_partial=True)
+    assert (len(whole), whole.partial) == (5, None)
+
+
+def test_the_first_examples_only(tmp_path: Path) -> None:
+    """The rows behind them are not looked at: the fourth one is bad."""
+    layout = TASKS["QQP"].split("train")
+    rows = [row_of(layout, "1", 0), "short", row_of(layout, "0", 2), row_of(layout, "1", 3), row_of(layout, "2", 4)]
+    write_file(tmp_path, "QQP", "train", rows)
+    split = read_split(tmp_path, TASKS["QQP"], "train", max_examples=3)
+    assert (split.ids, split.labels, split.num_skipped) == (["0", "2", "3"], [1, 0, 1], 1)
+    with pytest.raises(UserError, match=r"train\.tsv:6: label '2'"):
+        read_split(tmp_path, TASKS["QQP"], "train", max_examples=4)
+
+
+def test_the_diagnostic_file_is_found_under_both_names_of_its_folder(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "AX", "test", ["0\ta\tb"])
+    assert split_paths(tmp_path, TASKS["AX"]) == {"test": path}
+    path.parent.rename(tmp_path / "diagnostic")
+    assert split_paths(tmp_path, TASKS["AX"]) == {"test": tmp_path / "diagnostic" / "diagnostic.tsv"}
+    assert len(read_split(tmp_path, TASKS["AX"], "test")) == 1
 
 
 @pytest.mark.skipif(not (REAL_DATA / "glue_tiny").is_dir(), reason="needs the original files of glue_tiny")

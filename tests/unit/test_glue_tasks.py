@@ -85,6 +85,16 @@ def test_names_are_parsed_without_regard_to_case() -> None:
     assert len(parse_task_names("RTE,all")) == 9
 
 
+def test_the_diagnostic_task_can_be_named_where_it_is_only_looked_at() -> None:
+    assert [task.name for task in parse_task_names("RTE,ax", with_diagnostic=True)] == ["RTE", "AX"]
+    assert parse_task_names("all", with_diagnostic=True) == list(TRAINABLE_TASKS)
+
+
+def test_a_misspelled_name_may_be_a_file_that_was_meant() -> None:
+    with pytest.raises(UserError, match=r"unknown task 'mine'.*or give the path of a \.yaml file that defines one"):
+        parse_task_names("CoLA,mine")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("SST2", "did you mean 'SST-2'"), ("COLA,MLNI", "did you mean 'MNLI'"), (" , ", "no task"), ("AX", "MNLI")],
