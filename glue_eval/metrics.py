@@ -1,4 +1,4 @@
-"""The metrics of GLUE on NumPy arrays, by scikit-learn and SciPy, and the averages made of them.
+"""The metrics of GLUE on NumPy arrays, by scikit-learn and SciPy.
 
 Every value is a fraction: accuracy and F1 lie in [0, 1], the correlations in [-1, 1]. Nothing here multiplies by 100.
 """
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from glue_eval.tasks import TASKS, TRAINABLE_TASKS, Task
+from glue_eval.tasks import Task
 
 Array = NDArray[Any]
 
@@ -115,27 +115,6 @@ def main_score(task: Task, values: Mapping[str, float]) -> float:
         KeyError: A score of the task is missing.
     """
     return sum(values[name] for name in task.score_names) / len(task.score_names)
-
-
-def mean_over_tasks(values: Mapping[str, Mapping[str, float]]) -> float:
-    """Macro average over the tasks given, each task's scores averaged first; `values` by task name, then score name."""
-    return sum(main_score(TASKS[name], scores) for name, scores in values.items()) / len(values)
-
-
-def official_average(values: Mapping[str, Mapping[str, float]]) -> float:
-    """The leaderboard's average: macro over all nine tasks, WNLI included, a task's scores averaged first.
-
-    Args:
-        values: By task name, then by score name (`Task.score_names`), in any one unit.
-
-    Raises:
-        ValueError: One of the nine tasks is missing, or another is there.
-    """
-    expected = {task.name for task in TRAINABLE_TASKS}
-    if set(values) != expected:
-        differing = ", ".join(sorted(set(values) ^ expected))
-        raise ValueError(f"the official average is over exactly the nine tasks; missing or additional: {differing}")
-    return mean_over_tasks(values)
 
 
 def _correlation(function: Callable[[Array, Array], object], predictions: Array, labels: Array) -> float:

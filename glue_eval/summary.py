@@ -1,30 +1,50 @@
-"""What a report says about a set of runs: per score the median over seeds and the baseline, and one named average."""
+"""What a report says about a set of runs: each score over its seeds and over its examples, and the averages by name."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from glue_eval.metrics import main_score, mean_over_tasks, official_average
+import numpy as np
+from numpy.typing import NDArray
+
+from glue_eval.averages import OFFICIAL, RULES, AverageRule, mean_over_tasks
+from glue_eval.development import find_run_folder, read_development
+from glue_eval.metrics import main_score
+from glue_eval.protocol import Failure, Protocol
 from glue_eval.results import RunResult
-from glue_eval.tasks import TASKS, TRAINABLE_TASKS, Task
+from glue_eval.statistics import Interval, interval, resampled_scores
+from glue_eval.tasks import TASKS, Task
 
-OFFICIAL_AVERAGE = "official average"
+Resamples = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """One score of one task over its seeds; every value is a fraction. `deviation` is None for a single seed."""
+    """One score of one task over its seeds; every value is a fraction.
+
+    `values`: in the order of the seeds. `resamples`: (R,) the median over the same runs on resampled development
+    examples; None where a run left no predictions.
+    """
 
     name: str
     values: tuple[float, ...]
     baseline: float | None
+    resamples: Resamples | None = field(default=None, compare=False, repr=False)
 
     @property
     def median(self) -> float:
         """The middle value; for an even number of seeds, the mean of the two in the middle."""
         return statistics.median(self.values)
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return statistics.fmean(self.values)
 
     @property
     def best(self) -> float:
@@ -33,17 +53,27 @@ class ScoreSummary:
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation over the seeds (n - 1 in the denominator)."""
+        """The sample standard deviation over the seeds (n - 1 in the denominator); None for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the median over the choice of development examples; it says nothing about seeds."""
+        return None if self.resamples is None else interval(self.resamples)
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """All runs of one task, in the order of their seeds."""
+    """All runs of one task that have a result, in the order of their seeds; at least one.
+
+    `partial`: the files that hold a part of the task only, and limits that were asked for.
+    """
 
     task: Task
     runs: tuple[RunResult, ...]
     scores: tuple[ScoreSummary, ...]
+    failures: tuple[Failure, ...] = ()
+    partial: tuple[str, ...] = ()
 
     @property
     def medians(self) -> dict[str, float]:
@@ -57,9 +87,24 @@ class TaskSummary:
         return found if len(found) == len(self.scores) else None
 
     @property
+    def resamples(self) -> dict[str, Resamples]:
+        """The resamples of each score that has some, by name."""
+        return {score.name: score.resamples for score in self.scores if score.resamples is not None}
+
+    @property
     def collapsed_seeds(self) -> tuple[int, ...]:
         """Seeds whose predictions on some development file were constant."""
-        return tuple(run.seed for run in self.runs if run.collapsed)
+        return tuple(run.seed for run in self.runs if run.collapsed or any(map(math.isnan, run.scores.values())))
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """What the runs started from, if not from the pretrained model alone."""
+        return tuple(sorted({run.start for run in self.runs} - {"pretrained"}))
+
+    @property
+    def is_glue(self) -> bool:
+        """Whether it is one of GLUE's tasks rather than one's own."""
+        return TASKS.get(self.task.name) == self.task
 
     @property
     def has_learnt(self) -> bool:
@@ -72,47 +117,104 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean over tasks, under the name that says which mean it is; fractions."""
+    """One mean of medians over tasks, by the rule that names it; fractions. `interval` is over examples."""
 
-    name: str
+    rule: AverageRule
     value: float
     baseline: float | None
+    interval: Interval | None = None
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+        return self.rule.name
 
 
-def summarize(results: Sequence[RunResult]) -> list[TaskSummary]:
-    """Group runs by task, in GLUE's order.
+def summarize(
+    results: Sequence[RunResult], protocol: Protocol, failures: Sequence[Failure] = (), folder: Path | None = None
+) -> list[TaskSummary]:
+    """Group runs by task: GLUE's in GLUE's order, then one's own.
+
+    Args:
+        results: in any order.
+        folder: of the report, in which the runs' folders with their predictions are; None: no intervals.
 
     Raises:
-        ValueError: There is no run, or one lacks a score of its task.
+        ValueError: A run lacks a score of its task, or its task is not the report's.
     """
-    if not results:
-        raise ValueError("no run to report")
+    for name in {run.task for run in results}:
+        protocol.task(name)
     summaries = []
-    for task in TASKS.values():
+    for task in sorted(protocol.tasks, key=lambda task: list(TASKS).index(task.name) if task.name in TASKS else 99):
         runs = tuple(sorted((run for run in results if run.task == task.name), key=lambda run: run.seed))
         if not runs:
             continue
         for run in runs:
             if missing := [name for name in task.score_names if name not in run.scores]:
                 raise ValueError(f"the run of {task.name} with seed {run.seed} has no {', '.join(missing)}")
+        resamples = median_resamples(task, runs, folder)
         scores = tuple(
-            ScoreSummary(name, tuple(run.scores[name] for run in runs), runs[0].baseline.get(name))
+            ScoreSummary(
+                name,
+                tuple(_defined(run.scores[name]) for run in runs),
+                runs[0].baseline.get(name),
+                resamples.get(name),
+            )
             for name in task.score_names
         )
-        summaries.append(TaskSummary(task, runs, scores))
+        failed = tuple(failure for failure in failures if failure.task == task.name)
+        summaries.append(TaskSummary(task, runs, scores, failed, _partial(task, runs, protocol)))
     return summaries
 
 
-def average(summaries: Sequence[TaskSummary], is_sample: bool = False) -> Average:
-    """The official average of the medians where all nine tasks ran; else a mean that says over how many it is.
+def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None) -> dict[str, Resamples]:
+    """The median over runs on resampled examples, by score name; without the scores whose predictions are not there."""
+    folders = [None if folder is None else find_run_folder(folder, run) for run in runs]
+    if not all(folders):
+        return {}
+    found = {}
+    for split in task.dev_splits:
+        kept = read_development(task, split.name, [path for path in folders if path is not None])
+        if kept is None:
+            continue
+        for metric in task.metrics:
+            values = resampled_scores(task, metric, split.name, kept.predictions, kept.labels)
+            found[task.score_name(split, metric)] = np.median(values, axis=1)
+    return found
 
-    The sample tasks are not GLUE, so that their mean never bears the official average's name.
+
+def averages(summaries: Sequence[TaskSummary], is_sample: bool = False) -> list[Average]:
+    """The averages that these tasks allow, the one that heads the report first; at least one.
+
+    A published rule takes whole GLUE tasks: on the sample tasks, on partial data and on one's own, there is only the
+    mean over the tasks run, whose name says over how many it is.
     """
+    whole = {summary.task.name for summary in summaries if summary.is_glue and not summary.partial}
+    rules = [rule for rule in RULES if rule.tasks <= whole and not is_sample]
+    names = {summary.task.name for summary in summaries}
+    if OFFICIAL not in rules or names != OFFICIAL.tasks:  # over the nine, whole, it is the official one
+        rules.append(mean_over_tasks({summary.task.name: summary.task.score_names for summary in summaries}))
     medians = {summary.task.name: summary.medians for summary in summaries}
-    baselines = {summary.task.name: summary.baselines or {} for summary in summaries}
-    has_baselines = all(baselines.values())
-    if set(medians) == {task.name for task in TRAINABLE_TASKS} and not is_sample:
-        baseline = official_average(baselines) if has_baselines else None
-        return Average(OFFICIAL_AVERAGE, official_average(medians), baseline)
-    name = "mean over the 1 task run" if len(medians) == 1 else f"mean over the {len(medians)} tasks run"
-    return Average(name, mean_over_tasks(medians), mean_over_tasks(baselines) if has_baselines else None)
+    baselines = {summary.task.name: summary.baselines for summary in summaries}
+    resamples = {summary.task.name: summary.resamples for summary in summaries}
+    found = []
+    for rule in rules:
+        has_resamples = all(score in resamples[task] for group in rule.groups for task, score in group)
+        spread = interval(rule.of_resamples(resamples)) if has_resamples else None
+        known: Mapping[str, Any] = {task: baselines[task] for task in rule.tasks}
+        found.append(Average(rule, rule.of(medians), rule.of(known) if all(known.values()) else None, spread))
+    return found
+
+
+def _partial(task: Task, runs: Sequence[RunResult], protocol: Protocol) -> tuple[str, ...]:
+    """Partial files by name, and a limit on the training examples where it was below the task's own number."""
+    found = {name for run in runs for name in run.partial}
+    limit = protocol.max_train_examples
+    if limit is not None and any(run.num_train == limit for run in runs) and limit != task.split("train").num_examples:
+        found.add(f"{limit:,} training examples at most")
+    return tuple(sorted(found))
+
+
+def _defined(value: float) -> float:
+    """A score that is no number counts as 0, as an undefined metric does in `glue_eval.metrics`."""
+    return value if math.isfinite(value) else 0.0

@@ -112,7 +112,7 @@ def dot_plot(
         mark_name: What the strokes are, for the legend.
     """
     names = list(rows)
-    with _figure(0.9 + 0.28 * max(len(names), 2)) as (figure, axes):
+    with _figure(_rows_height(len(names))) as (figure, axes):
         for height, name in enumerate(reversed(names)):
             axes.plot(rows[name], [height] * len(rows[name]), "o", color=COLOURS[0], alpha=0.8, markersize=6)
         marked = (
@@ -125,33 +125,117 @@ def dot_plot(
                 *zip(*marked, strict=True), "|", color=COLOURS[1], markersize=13, markeredgewidth=2, label=mark_name
             )
             axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-        axes.set_yticks(range(len(names)), list(reversed(names)))
-        axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
+        _name_rows(axes, names[::-1])
         _label(axes, x_label, "", title)
         return _svg(figure)
 
 
+def interval_plot(
+    rows: Mapping[str, tuple[float, float, float]], x_label: str, title: str = "", upright: float | None = None
+) -> str:
+    """A point with its interval per row, first row on top; returns an SVG element.
+
+    Args:
+        rows: (low, middle, high) by row name.
+        x_label: What the values are, with their unit.
+        title: Stands above the plot; may be empty.
+        upright: Where a line to compare all intervals with stands, such as 0 for differences.
+    """
+    names = list(rows)[::-1]
+    with _figure(_rows_height(len(names))) as (figure, axes):
+        if upright is not None:
+            axes.axvline(upright, color=INK, linewidth=1.0, alpha=0.6)
+        for height, name in enumerate(names):
+            low, middle, high = rows[name]
+            axes.plot([low, high], [height, height], "|-", color=COLOURS[0], markersize=9, linewidth=1.8)
+            axes.plot([middle], [height], "o", color=COLOURS[0], markersize=5)
+        _name_rows(axes, names)
+        _label(axes, x_label, "", title)
+        return _svg(figure)
+
+
+def panel_plot(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float] | None = None,
+    level_name: str = "baseline",
+) -> str:
+    """Small line plots side by side, with one legend for all; returns an SVG element.
+
+    Args:
+        panels: Points (x, y) by series name, by the title of the panel. A series has one colour in all panels.
+        x_label: What x is, with its unit; likewise `y_label`.
+        levels: A height per panel to compare the lines with, dashed.
+        level_name: What these heights are, for the legend.
+    """
+    columns = 1 if len(panels) < 2 else 2
+    num_rows = max(1, -(-len(panels) // columns))
+    series = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    with _figure(0.7 + (HEIGHT_INCHES if columns == 1 else 2.05) * num_rows, num_rows, columns) as (figure, grid):
+        known: dict[str, Any] = {}
+        for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+            for name, points in lines.items():
+                place = series.index(name)
+                style = DASHES[place // len(COLOURS) % len(DASHES)]
+                colour, marker = COLOURS[place % len(COLOURS)], "o" if len(points) < 2 else ""
+                (known[name],) = axes.plot(*_columns(points), style, color=colour, marker=marker, linewidth=1.6)
+            if levels and title in levels:
+                known[level_name] = axes.axhline(levels[title], color=INK, linestyle=":", linewidth=1.2, alpha=0.8)
+            _label(axes, "", "", title)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        figure.supxlabel(x_label, color=INK, fontsize=10)
+        figure.supylabel(y_label, color=INK, fontsize=10)
+        if known:
+            names = [name for name in (*series, level_name) if name in known]
+            options: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9, "ncols": min(6, len(names))}
+            figure.legend([known[name] for name in names], names, loc="outside lower center", **options)
+        return _svg(figure)
+
+
+def _rows_height(num_rows: int) -> float:
+    return 0.9 + 0.28 * max(num_rows, 2)
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """The rows' names, from below, beside the y axis."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
+
+
 @contextmanager
-def _figure(height_inches: float) -> Iterator[tuple[Any, Any]]:
+def _figure(height_inches: float, num_rows: int = 0, num_columns: int = 0) -> Iterator[tuple[Any, Any]]:
+    """A figure with its axes; with a list of them where a grid is asked for."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     # Text stays text (fonttype none): small files, the page's font. The salt makes element names reproducible.
-    settings = {"svg.hashsalt": "nlp_adan", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
+    settings = {
+        "svg.hashsalt": "nlp_adan",
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "font.size": 10.0,
+        "text.parse_math": False,
+    }  # a dollar sign in a name is one
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0.0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0.0)
-        axes.grid(color=INK, alpha=0.15, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=INK)
-        for spine in axes.spines.values():
-            spine.set_edgecolor(INK)
-            spine.set_alpha(0.4)
-        yield figure, axes
+        grid = [
+            figure.add_subplot(max(num_rows, 1), max(num_columns, 1), place + 1)
+            for place in range(max(num_rows * num_columns, 1))
+        ]
+        for axes in grid:
+            axes.patch.set_alpha(0.0)
+            axes.grid(color=INK, alpha=0.15, linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(colors=INK)
+            for spine in axes.spines.values():
+                spine.set_edgecolor(INK)
+                spine.set_alpha(0.4)
+        yield figure, grid if num_rows else grid[0]
 
 
 def _scale_by_ratios(axes: Any) -> None:

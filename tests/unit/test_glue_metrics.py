@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, SciPy and hand-computed values; averages against published ones."""
+"""Metrics against scikit-learn, SciPy and hand-computed values, also as a local module of `evaluate`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from glue_eval.metrics import (
-    main_score,
-    majority_baseline,
-    mean_over_tasks,
-    official_average,
-    score,
-)
+from glue_eval.metrics import majority_baseline, score
 from glue_eval.results import RunResult
 from glue_eval.tasks import TASKS
 
 SEEDS = range(20)
-
-# Devlin et al. 2019: BERT-large on the leaderboard, whose average is 80.5.
-BERT_LARGE = {
-    "CoLA": {"matthews": 60.5},
-    "SST-2": {"accuracy": 94.9},
-    "MRPC": {"f1": 89.3, "accuracy": 85.4},
-    "STS-B": {"pearson": 87.6, "spearman": 86.5},
-    "QQP": {"f1": 72.1, "accuracy": 89.3},
-    "MNLI": {"accuracy_matched": 86.7, "accuracy_mismatched": 85.9},
-    "QNLI": {"accuracy": 92.7},
-    "RTE": {"accuracy": 70.1},
-    "WNLI": {"accuracy": 65.1},
-}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -107,19 +88,6 @@ def test_majority_baseline_answers_the_commonest_label() -> None:
     assert majority_baseline(TASKS["CoLA"], [1, 1, 0]) == {"matthews": 0.0}
     assert majority_baseline(TASKS["MNLI"], [0, 2, 2, 1]) == {"accuracy": 0.5}
     assert majority_baseline(TASKS["STS-B"], [0.0, 5.0]) == {"pearson": 0.0, "spearman": 0.0}
-
-
-def test_official_average_gives_the_published_one() -> None:
-    assert main_score(TASKS["MRPC"], BERT_LARGE["MRPC"]) == pytest.approx(87.35)
-    assert main_score(TASKS["MNLI"], BERT_LARGE["MNLI"]) == pytest.approx(86.3)
-    assert round(official_average(BERT_LARGE), 1) == 80.5
-
-
-def test_an_average_over_fewer_tasks_is_not_called_official() -> None:
-    some = {name: BERT_LARGE[name] for name in ("CoLA", "MRPC")}
-    assert mean_over_tasks(some) == pytest.approx((60.5 + 87.35) / 2)
-    with pytest.raises(ValueError, match="MNLI"):
-        official_average(some)
 
 
 def test_scores_of_several_dev_files_keep_apart() -> None:

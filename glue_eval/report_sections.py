@@ -1,0 +1,195 @@
+"""The parts of a GLUE report below its scores: what failed, averages, intervals, diagnostics, protocol and cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from glue_eval.protocol import Failure, Protocol
+from glue_eval.results import RunResult
+from glue_eval.sample_tasks import SAMPLE_NOTICE
+from glue_eval.score_tables import metric_name, percent, percent_interval
+from glue_eval.statistics import NUM_RESAMPLES
+from glue_eval.summary import Average, TaskSummary
+from nlp_adan.pretraining.quantities import NOTHING, count, duration, share
+from nlp_adan.reporting import Column, Image, Note, Paragraph, Section, Table
+from nlp_adan.reporting.facts import facts_table
+from nlp_adan.reporting.plots import interval_plot
+
+BYTES_PER_MIB = 1 << 20
+
+
+def troubles_section(summaries: Sequence[TaskSummary], failures: Sequence[Failure]) -> list[Section]:
+    """Every failed and every collapsed run by name; no section where there is none."""
+    rows = [(failure.task, str(failure.seed), "failed", failure.error) for failure in failures]
+    for summary in summaries:
+        constant = "constant predictions: the scores are those of always giving one answer"
+        rows += [(summary.task.name, str(seed), "collapsed", constant) for seed in summary.collapsed_seeds]
+    if not rows:
+        return []
+    told = "Failed runs are in no score of this report; the next call of the same command tries them again. " * bool(
+        failures
+    ) + "Collapsed runs count in all scores." * any(summary.collapsed_seeds for summary in summaries)
+    columns = (Column("Task"), Column("Seed", "right"), Column("What"), Column("How"))
+    return [Section("Failed and collapsed runs", (Table(columns, tuple(rows)), Paragraph(told.strip())))]
+
+
+def averages_section(found: Sequence[Average]) -> Section:
+    """The averages by name; they do not agree with one another."""
+    columns = (
+        Column("Average"),
+        Column("Value", "right"),
+        Column("95 % over examples", "right"),
+        Column("Majority", "right"),
+        Column("What it is"),
+    )
+    rows = [
+        (mean.name, percent(mean.value), percent_interval(mean.interval), percent(mean.baseline), mean.rule.definition)
+        for mean in found
+    ]
+    told = "Of the medians above, on the development files."
+    if len(found) > 1:
+        told += " These averages are over different tasks and scores: compare each with its own kind only."
+    return Section("Averages", (Table(columns, tuple(rows)), Paragraph(told)))
+
+
+def intervals_section(summaries: Sequence[TaskSummary], mark: str) -> Section:
+    """The bootstrap intervals over examples; `mark` stands above the plot, such as that the tasks are samples."""
+    title = "How much hangs on the development examples"
+    rows, plotted = [], {}
+    for summary in summaries:
+        for score in summary.scores:
+            found = score.interval
+            name, half = f"{summary.task.name} {metric_name(score.name)}", NOTHING
+            if found is not None:
+                plotted[name] = (100 * found.low, 100 * score.median, 100 * found.high)
+                half = f"± {50 * (found.high - found.low):.1f}"
+            cells = (percent(score.median), percent_interval(found), half, f"{summary.runs[0].num_dev:,}")
+            rows.append((summary.task.name, metric_name(score.name), *cells))
+    if not plotted:
+        return Section(title, (Note("No intervals: the runs left no predictions of the development examples."),))
+    heads = ("Median", "95 % over examples", "Half of it", "Dev examples")
+    columns = (Column("Task"), Column("Metric"), *(Column(head, "right") for head in heads))
+    told = (
+        f"The bootstrap: {NUM_RESAMPLES:,} times as many examples as the file has are drawn from it with replacement, "
+        "the same ones for all seeds, and the median over the seeds is formed; the interval holds the middle 95 %. "
+        "It tells how far another development file of the same kind could move the score of these very runs. It does "
+        "not tell what other seeds would give: that is the SD above."
+    )
+    alt = "; ".join(f"{name} {middle:.1f} ({low:.1f} to {high:.1f})" for name, (low, middle, high) in plotted.items())
+    svg = interval_plot(plotted, "score (times 100)", f"Medians with 95 % intervals over examples{mark}")
+    return Section(title, (
+        Table(columns, tuple(rows)),
+        Paragraph(told),
+        Image("intervals", svg, f"Medians with intervals. {alt}."),
+    ))  # fmt: skip
+
+
+def diagnostics_section(summaries: Sequence[TaskSummary]) -> list[Section]:
+    """MNLI's runs on the diagnostic examples, by category; no section where none was scored."""
+    runs = [run for summary in summaries for run in summary.runs if run.ax]
+    if not runs:
+        return []
+    names = list(dict.fromkeys(name for run in runs for name in run.ax))
+    rows = []
+    for name in names:
+        values = [run.ax[name] for run in runs if name in run.ax]
+        rows.append((name, percent(statistics.median(values)), percent(max(values)), str(len(values))))
+    columns = (Column("Category"), *(Column(head, "right") for head in ("Median", "Best", "n")))
+    caption = "Matthews correlation times 100 of the MNLI runs on the diagnostic examples (AX)"
+    return [Section("Diagnostics", (Table(columns, tuple(rows), caption),))]
+
+
+def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Section:
+    """How every run was done, and in what the tasks differ."""
+    blocks = [facts_table(protocol_facts(protocol))]
+    names = ("Task", "Optimizer", "Learning rate", "Batch", "Epochs", "Steps", "Tokens at most", "Cut", "Train", "Dev")
+    rows = []
+    for summary in summaries:
+        run = summary.runs[0]
+        epochs = NOTHING if run.epochs is None else f"{run.epochs:g}"
+        length = NOTHING if run.max_length is None else str(run.max_length)
+        counts = (str(run.batch_size), epochs, str(run.steps), length, share(run.num_cut / max(run.num_train, 1)))
+        sizes = (f"{run.num_train:,}", f"{run.num_dev:,}")
+        rows.append((summary.task.name, run.optimizer, f"{run.learning_rate:g}", *counts, *sizes))
+    columns = tuple(Column(name, "left" if name in ("Task", "Optimizer") else "right") for name in names)
+    blocks.append(Table(columns, tuple(rows), "Cut: the share of training examples longer than the tokens at most."))
+    by_settings: dict[str, list[str]] = {}
+    for summary in summaries:
+        if settings := summary.runs[0].settings:
+            text = ", ".join(f"{key} {value}" for key, value in settings.items())
+            by_settings.setdefault(text, []).append(summary.task.name)
+    further = [
+        (text, "all" if len(tasks) == len(summaries) else ", ".join(tasks)) for text, tasks in by_settings.items()
+    ]
+    if further:
+        blocks.append(facts_table(further, ("Further settings", "Tasks")))
+    partial = [(summary.task.name, ", ".join(summary.partial)) for summary in summaries if summary.partial]
+    if partial:
+        blocks.append(facts_table(partial, ("Partial data", "What is there")))
+    return Section("Protocol", tuple(blocks))
+
+
+def protocol_facts(protocol: Protocol) -> list[tuple[str, str]]:
+    """The protocol in words, by what it is about; the same names for every report, so that two can be compared."""
+    checkpoint = {
+        "last": "the last step's; none is chosen by its development score",
+        "best": "of each run the one that scored best on the development files, which flatters",
+    }[protocol.checkpoint]
+    batches = "examples of similar length together" if protocol.group_by_length else "examples in random order"
+    start = "the pretrained model"
+    if protocol.mnli_model is not None:
+        start += (
+            f"; RTE, MRPC and STS-B the MNLI model {protocol.mnli_model}: another protocol than the published rows'"
+        )
+    facts = [
+        ("Model", protocol.model),
+        ("Weights (SHA-256)", (protocol.model_sha256 or NOTHING)[:16]),
+        ("Data", f"{protocol.data} ({SAMPLE_NOTICE})" if protocol.is_sample else protocol.data),
+        ("Recipe", protocol.recipe),
+        ("Own settings", protocol.config or "none"),
+        ("Seeds", ", ".join(map(str, protocol.seeds))),
+        ("Checkpoint", checkpoint),
+        ("Batches", batches),
+        ("Runs start from", start),
+        ("Dropout", "the model's" if protocol.dropout is None else f"{protocol.dropout:g}"),
+    ]
+    if protocol.max_length is not None:
+        facts.append(("Tokens at most, of all tasks", str(protocol.max_length)))
+    if protocol.max_train_examples is not None:
+        facts.append(("Training examples at most", f"{protocol.max_train_examples:,}"))
+    if protocol.allow_partial:
+        facts.append(("Partial files", "accepted"))
+    return facts
+
+
+def cost_section(summaries: Sequence[TaskSummary]) -> Section:
+    """Wall time, speed, padding and memory, by task."""
+    heads = ("Runs", "Steps", "Time", "Time a run", "Tokens", "Tokens/s", "Padding", "Peak memory")
+    rows = [(summary.task.name, *_cost_cells(summary.runs)) for summary in summaries]
+    everything = [run for summary in summaries for run in summary.runs]
+    rows.append(("all", *_cost_cells(everything)))
+    told = (
+        "Time: of training and scoring, summed over the runs, which may have run side by side. Tokens: of training "
+        "examples, without padding; tokens/s is the median over the runs, of their training time. Padding: its share "
+        "of all tokens processed."
+    )
+    columns = (Column("Task"), *(Column(head, "right") for head in heads))
+    return Section("Cost", (Table(columns, tuple(rows)), Paragraph(told)))
+
+
+def _cost_cells(runs: Sequence[RunResult]) -> tuple[str, ...]:
+    tokens, padding = sum(run.tokens for run in runs), sum(run.padding for run in runs)
+    speeds = [run.timing["tokens_per_second"] for run in runs if run.timing.get("tokens_per_second")]
+    memory = [run.timing["peak_memory_bytes"] for run in runs if run.timing.get("peak_memory_bytes")]
+    seconds = sum(run.seconds for run in runs)
+    return (
+        str(len(runs)),
+        f"{sum(run.steps for run in runs):,}",
+        duration(seconds),
+        duration(seconds / max(len(runs), 1)),
+        count(tokens) if tokens else NOTHING,
+        f"{statistics.median(speeds):,.0f}" if speeds else NOTHING,
+        share(padding / (tokens + padding)) if tokens else NOTHING,
+        f"{max(memory) / BYTES_PER_MIB:,.0f} MiB" if memory else NOTHING,
+    )
