@@ -6,6 +6,7 @@ What a submission holds is chosen in `submission_parts`, written by `submission`
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +17,7 @@ from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
 from glue_eval.submission import ZIP, write_submission
 from glue_eval.submission_check import LAYOUT, REMEDY, ZipCheck, check_zip
 from glue_eval.submission_parts import CONSTANTS, Part, make_parts, read_sweep
-from nlp_adan.errors import UserError
+from nlp_adan.errors import UserError, nearest
 
 NOTHING = "-"  # a cell without a value
 
@@ -42,7 +43,11 @@ def parse_submit(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="take the runs with this seed; default: of each task the best on dev")
     parser.add_argument("--data", type=Path, help="a GLUE folder whose test files are compared with the predictions")
     parser.add_argument("--check", type=Path, metavar="ZIP", help="check this zip instead of making one")
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        what = "option" if unknown[0].startswith("-") else "argument"
+        parser.error(f"unknown {what} {unknown[0]!r}{nearest(unknown[0].split('=')[0], known)}")
     if (options.folder is None) == (options.check is None):
         parser.error("give a sweep's folder, or --check with a zip")
     if options.check is not None and (options.output, options.seed, options.data) != (None, None, None):
@@ -121,7 +126,8 @@ def _print_parts(parts: Sequence[Part], title: str) -> None:
         else:
             result = part.choice.result
             origin = f"{result.task} seed {result.seed}"
-            rows.append((part.name, num_rows, origin, f"{100 * part.choice.score:.1f}", _cautions(part)))
+            score = NOTHING if math.isnan(part.choice.score) else f"{100 * part.choice.score:.1f}"
+            rows.append((part.name, num_rows, origin, score, _cautions(part)))
     _print_table(title, columns, rows)
 
 
@@ -147,6 +153,6 @@ def _print_table(title: str, columns: dict[str, str], rows: Sequence[Sequence[st
     for name, align in columns.items():
         table.add_column(name, justify="right" if align == "right" else "left", overflow="fold")
     for row in rows:
-        marked = any(cell.startswith(("constant ", "collapsed")) for cell in row)
+        marked = any(cell.startswith("constant ") or "collapsed" in cell for cell in row)
         table.add_row(*(Text(cell) for cell in row), style="yellow" if marked else None)
     Console().print(table)

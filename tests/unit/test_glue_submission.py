@@ -185,7 +185,8 @@ def test_missing_files_are_named(sweep: SweepFolder, tmp_path: Path) -> None:
         ([], "give a sweep's folder, or --check"),
         (["out", "--check", "a.zip"], "give a sweep's folder, or --check"),
         (["--check", "a.zip", "--seed", "1"], "--check takes no other option"),
-        (["out", "--sed", "1"], "--sed"),
+        (["out", "--sed", "1"], "unknown option '--sed' (did you mean '--seed'?)"),
+        (["out", "more"], "unknown argument 'more'"),
         (["out", "--seed", "best"], "best"),
     ],
 )
