@@ -35,18 +35,25 @@ class CheckOptions:
     )
 
 
-def check_command(words: Sequence[str]) -> None:
-    """Check every file and print what was found.
-
-    Raises:
-        UserError: A word of the command line is wrong, or a file has an error.
-    """
+def parse_check(words: Sequence[str]) -> CheckOptions:
+    """The options of `check-data`. Raises UserError for a word that is none."""
     parser = CommandParser(
         (CheckOptions,),
         prog="python -m glue_eval check-data",
         description="Check all files of GLUE tasks: headers, counts, labels, quoting, duplicates.",
     )
     (options,) = parser.parse(words)
+    found: CheckOptions = options
+    return found
+
+
+def check_command(words: Sequence[str]) -> None:
+    """Check every file and print what was found.
+
+    Raises:
+        UserError: A word of the command line is wrong, or a file has an error.
+    """
+    options = parse_check(words)
     tasks = parse_task_names(options.tasks, with_diagnostic=True)
     folder = data_folder(options.data, tasks)
     diagnostic = TASKS["AX"]

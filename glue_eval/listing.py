@@ -22,16 +22,22 @@ class ListOptions:
     json: bool = dataclasses.field(default=False, metadata={"help": "As one JSON object, for programs."})
 
 
+def parse_list(words: Sequence[str]) -> ListOptions:
+    """The options of `list`. Raises UserError for a word that is none."""
+    description = "The tasks with their facts, the recipes, and the published rows to compare with."
+    parser = CommandParser((ListOptions,), prog="python -m glue_eval list", description=description)
+    (options,) = parser.parse(words)
+    found: ListOptions = options
+    return found
+
+
 def list_command(words: Sequence[str]) -> None:
     """Print what there is to run and to compare with.
 
     Raises:
         UserError: A word of the command line is wrong.
     """
-    parser = CommandParser(
-        (ListOptions,), prog="python -m glue_eval list", description="Tasks, recipes, published rows."
-    )
-    (options,) = parser.parse(words)
+    options = parse_list(words)
     found = listing()
     print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)), flush=True)
 

@@ -15,6 +15,8 @@ import glue_eval.__main__
 import transformer_xl.__main__
 from bert import prepare_command
 from bert.options import parse_options
+from glue_eval.check_command import parse_check
+from glue_eval.listing import parse_list
 from glue_eval.submit_command import parse_submit
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
@@ -83,6 +85,10 @@ def check_command(command: str) -> None:
         assert (PROJECT / program).is_file()
     elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "submit"]:
         parse_submit(rest[3:])
+    elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "check-data"]:
+        parse_check(rest[3:])
+    elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "list"]:
+        parse_list(rest[3:])
     elif program.endswith("python") and rest[:2] == ["-m", "glue_eval"]:
         if rest[2:] != ["--help"]:
             glue, engine = glue_eval.__main__.command_parser().parse(rest[2:])
