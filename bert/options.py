@@ -58,12 +58,6 @@ class Options(NamedTuple):
         """Every option by name, as plain values."""
         return resolved(*self)
 
-    @property
-    def data_seed(self) -> int:
-        """The seed of the samples' order and of their masks."""
-        seed = self.engine.seed if self.engine.data_seed is None else self.engine.data_seed
-        return int(seed)
-
 
 def command_parser() -> CommandParser:
     """The parser of `run_pretrain.py bert`."""

@@ -108,7 +108,7 @@ def make_trainer(
         special_token_ids=tokenizer.all_special_ids,
         vocab_size=prepared.vocab_size,
         mask_probability=data.mask_probability,
-        seed=options.data_seed,
+        seed=engine.seed_of_data,
         pad_positions=bool(engine.torch_compile),
     )
     set_seed(engine.seed)
@@ -118,7 +118,7 @@ def make_trainer(
         args=engine,
         data_collator=collator,
         processing_class=tokenizer,
-        train_dataset=TrainingBlocks(prepared.train, options.data_seed),
+        train_dataset=TrainingBlocks(prepared.train, engine.seed_of_data),
         eval_dataset=ValidationBlocks(prepared.valid, data.max_valid_blocks),
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[Beginning(begin), RunLog(run)],

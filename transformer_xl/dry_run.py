@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig
-
 from nlp_adan.corpora.manifest import is_prepared
 from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
-from nlp_adan.hub import check_name
 from nlp_adan.pretraining.plan import Plan, batch_sizes, make_plan
 from nlp_adan.pretraining.plan_options import PlanOptions, workload_of_run
 
@@ -49,7 +46,7 @@ def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
     global_batch, micro_batch = batch_sizes(workload, devices.world_size)
     tail_share = None
     if stream is not None:
-        seed = options.data_seed if model.random_lengths else None
+        seed = engine.seed_of_data if model.random_lengths else None
         segments = StreamSegments(stream.train, global_batch, model.tgt_len, random_seed=seed)
         tail_share = counted_tail_share(config, stream.train_counts)
         workload = workload_of_run(options, plan, mean_length, segments.num_samples, "segments")
@@ -82,7 +79,7 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
         size = num_token_ids(tokenizer)
         return size, f"{size:,}, those of --tokenizer"
     if options.model.model_name_or_path is not None:
-        size = _vocabulary_of_model(options.model.model_name_or_path)
+        size = options.model.config(None).vocab_size
         return size, f"{size:,}, those of --model_name_or_path"
     if unit == "byte":
         return NUM_BYTES, f"{NUM_BYTES}, bytes"
@@ -100,14 +97,3 @@ def _vocabulary(options: Options, stream: PreparedStream | None) -> tuple[int, s
 def _check_model(options: Options, tokenizer: PreTrainedTokenizerBase) -> None:
     if options.model.model_name_or_path is not None:
         check_same_vocabulary(options.model.model_name_or_path, tokenizer)
-
-
-def _vocabulary_of_model(name: str) -> int:
-    option = "--model_name_or_path"
-    check_name(name, option)
-    try:
-        return int(AutoConfig.from_pretrained(name).vocab_size)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{option}: no model configuration {name!r} ({str(error).splitlines()[0]}); name a model's folder"
-        ) from error

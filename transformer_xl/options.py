@@ -72,12 +72,6 @@ class Options(NamedTuple):
         """Every option by name, as plain values."""
         return resolved(*self)
 
-    @property
-    def data_seed(self) -> int:
-        """The seed of random segment lengths."""
-        seed = self.engine.seed if self.engine.data_seed is None else self.engine.data_seed
-        return int(seed)
-
 
 MODELS: dict[str, type[Family]] = {"transformer_xl": TransformerXLOptions, "lstm": LSTMOptions}
 

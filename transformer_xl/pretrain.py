@@ -76,7 +76,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
             data.train,
             engine.num_sequences_per_step,
             model_options.tgt_len,
-            random_seed=options.data_seed if model_options.random_lengths else None,
+            random_seed=engine.seed_of_data if model_options.random_lengths else None,
         )
         config = model_options.config(data.vocab_size)
         tokenizer = data.tokenizer()

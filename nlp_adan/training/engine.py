@@ -128,6 +128,11 @@ class EngineOptions(TrainingArguments):
         self.gradient_accumulation_steps = per_rank // micro
 
     @property
+    def seed_of_data(self) -> int:
+        """The seed of what is drawn about the data, such as their order: `--data_seed`, or `--seed` without one."""
+        return int(self.seed if self.data_seed is None else self.data_seed)
+
+    @property
     def num_sequences_per_step(self) -> int:
         """Sequences of one optimizer step over all ranks and micro-batches."""
         return int(self.train_batch_size * self.gradient_accumulation_steps * self.world_size)

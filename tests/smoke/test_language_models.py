@@ -112,7 +112,8 @@ def test_evaluations_during_training_may_be_of_less(undisturbed: tuple[str, Path
     assert metrics["eval_loss"] not in [line["eval_loss"] for line in found]
     model, data = AutoModelForCausalLM.from_pretrained(run).eval(), json.loads((run / "data.json").read_text())
     valid = open_stream(Path(data["folder"])).valid.astype("int64")
-    mems, losses = None, []
+    mems: Any = None
+    losses: list[float] = []
     for begin in range(0, len(valid) - 1, 16):
         ids = torch.from_numpy(valid[begin : begin + 17])[None]
         with torch.no_grad():

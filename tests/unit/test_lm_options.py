@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from nlp_adan.errors import UserError
+from transformer_xl import pretrain
 from transformer_xl.model_options import build_model
 from transformer_xl.options import MODELS, Options, StreamEngineOptions, command_parser, parse_options
 
@@ -113,3 +115,17 @@ def test_projections_that_cannot_be(words: str, told: str) -> None:
     with pytest.raises(UserError) as raised:
         parse(words).model.config(None)
     assert str(raised.value).startswith(told)
+
+
+def test_the_datas_seed_draws_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawn(Exception):
+        """With which seed."""
+
+    def segments(tokens: Any, num_columns: int, length: int, random_seed: int | None) -> None:
+        raise Drawn(random_seed)
+
+    monkeypatch.setattr(pretrain, "StreamSegments", segments)
+    for words, seed in (("--seed 3", 3), ("--seed 3 --data_seed 7", 7), ("--seed 3 --random_lengths false", None)):
+        with pytest.raises(Drawn) as drawn:
+            pretrain.StreamPretraining(parse(words, "lstm")).make_trainer(Mock(), Mock(), Mock())
+        assert drawn.value.args == (seed,)
