@@ -38,6 +38,8 @@ REWRITTEN_SHARE = 0.1
 """Of the texts with quotation marks, those quoted as a CSV writer does: in the published files none."""
 WRAPPED_SHARE = 0.5
 """Of all texts, those that begin and end with a quotation mark: in the published files at most 0.021 (MRPC, QQP)."""
+NEARLY_ALL = 0.8
+"""Of the published rows; with fewer, rows were hardly lost by chance."""
 MIN_JUDGED_EXAMPLES = 50
 """Shares and means of fewer examples say little."""
 ORIGINAL = "take the original file"
@@ -180,7 +182,7 @@ def _judge_count(scan: FileScan, num_expected: int, allow_partial: bool) -> None
     ]
     if others:
         text += f", as many as {' or '.join(others)} has"
-    elif num_rows < num_expected and scan.num_wrapped:
+    elif num_expected * NEARLY_ALL < num_rows < num_expected:
         text += " (a CSV reader eats rows at quotation marks)"
     is_partial = allow_partial and num_rows < num_expected and not others
     remedy = "scores of parts are not those of the task" if is_partial else ORIGINAL
@@ -223,7 +225,7 @@ def _judge_labels(scan: FileScan, is_published: bool, num_expected: int) -> None
     never = [label for count, label in zip(counts, task.labels, strict=True) if not count]
     total = sum(counts)
     if len(never) == len(counts) - 1 and total > 1:
-        _tell(scan, f"all {total:,} labels are the same ({shown})", "nothing can be learnt or told from it")
+        _tell(scan, f"all {total:,} labels are the same ({shown})", "take another file, this one tells nothing")
         return
     if never and is_train:
         _tell(scan, f"no example is labelled {' or '.join(never)} ({shown})", "take all of the file, shuffled")
@@ -271,7 +273,7 @@ def _judge_common(first: FileScan, second: FileScan, is_sample: bool) -> None:
     allowed = COMMON_SHARE * min(len(first.first_lines), len(second.first_lines)) if known is None else known
     line, other = min((second.first_lines[key], first.first_lines[key]) for key in common)
     published = f"; the published files have {known} in common" if known is not None else ""
-    text = f"{len(common):,} examples are in {first.path.name} too, this one in its line {other}{published}"
+    text = f"examples in common with {first.path.name}: {len(common):,}, this one is its line {other}{published}"
     is_error = len(common) > allowed
     remedy = "scores on what was trained on say nothing: leave them out of one file" if is_error else "nothing to do"
     _tell(second, text, remedy, line, is_error)
