@@ -18,7 +18,7 @@ def random_lengths(num_samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).gamma(3.0, 6.0, num_samples).astype(np.int64) + 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31), st.integers(0, 400))
 def test_a_group_holds_what_its_positions_hold_without_grouping(
     num_samples: int, samples_per_step: int, steps_in_group: int, seed: int, step: int
