@@ -115,6 +115,8 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
         raise UserError(
             f"--metric_for_best_model: {best!r}: give `loss`, with which perplexity and bits per character fall"
         )
+    if options.engine.data_seed is not None and not options.model.random_lengths:
+        raise UserError("--data_seed: it draws segments of random length, and here all are of --tgt_len; leave it out")
     if family == "lstm" and options.engine.activation_checkpointing:
         raise UserError("--activation_checkpointing: an LSTM's kernel keeps its activations itself; leave it out")
     return options

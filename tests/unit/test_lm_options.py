@@ -129,3 +129,5 @@ def test_the_datas_seed_draws_the_lengths(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(Drawn) as drawn:
             pretrain.StreamPretraining(parse(words, "lstm")).make_trainer(Mock(), Mock(), Mock())
         assert drawn.value.args == (seed,)
+    for words, family in (("--data_seed 7", "transformer_xl"), ("--data_seed 7 --random_lengths false", "lstm")):
+        assert "--data_seed: it draws segments of random length" in error_of(words, family)
