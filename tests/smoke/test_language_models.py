@@ -21,7 +21,6 @@ from nlp_adan.training.recurrent import RecurrentEngine
 from nlp_adan.training.signals import RESUME_EXIT_CODE
 from tests.distributed import launching
 from transformer_xl import generate, pretrain
-from transformer_xl.stream import open_stream
 
 pytestmark = pytest.mark.slow
 TRAIN = {"transformer_xl": pretrain.transformer_xl, "lstm": pretrain.lstm}
@@ -94,36 +93,6 @@ def test_a_run_leaves_a_model_figures_and_a_report(undisturbed: tuple[str, Path]
     model = AutoModelForCausalLM.from_pretrained(run)
     assert model.config.model_type == {"transformer_xl": "transformer_xl", "lstm": "awd_lstm"}[family]
     assert AutoTokenizer.from_pretrained(run).eos_token_id == model.config.eos_token_id
-
-
-def test_evaluations_during_training_may_be_of_less(undisturbed: tuple[str, Path], text: Path, tmp_path: Path) -> None:
-    """Of the validation part's beginning; the best step is theirs, the final figures are those of the whole parts."""
-    family, whole = undisturbed
-    run = tmp_path / "run"
-    TRAIN[family](words(family, text, run, "--max_valid_tokens", "50", "--max_steps", "4", "--eval_steps", "2",
-                        "--save_steps", "2"))  # fmt: skip
-    found, metrics = lines(run, "eval.jsonl"), json.loads((run / "metrics.json").read_text())
-    assert {line["eval_num_tokens"] for line in found} == {50} and {line["step"] for line in found} == {2, 4}
-    state = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())
-    assert state["best_metric"] == min(line["eval_loss"] for line in found)
-    of_whole = json.loads((whole / "metrics.json").read_text())
-    for part in ("eval", "test"):
-        assert metrics[f"{part}_num_tokens"] == of_whole[f"{part}_num_tokens"] > 50
-    assert metrics["eval_loss"] not in [line["eval_loss"] for line in found]
-    model, data = AutoModelForCausalLM.from_pretrained(run).eval(), json.loads((run / "data.json").read_text())
-    valid = open_stream(Path(data["folder"])).valid.astype("int64")
-    mems: Any = None
-    losses: list[float] = []
-    for begin in range(0, len(valid) - 1, 16):
-        ids = torch.from_numpy(valid[begin : begin + 17])[None]
-        with torch.no_grad():
-            output = model(ids[:, :-1], labels=ids[:, 1:], mems=mems)
-        mems, losses = output.mems, [*losses, *output.losses[0].tolist()]
-    assert len(losses) == metrics["eval_num_tokens"]
-    assert metrics["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
-    at_best = next(line for line in found if line["step"] == metrics["step"])
-    assert at_best["eval_loss"] == pytest.approx(sum(losses[:50]) / 50, abs=1e-5)
-    assert "by whose first 50 tokens the weights were chosen" in (run / "README.md").read_text()
 
 
 @pytest.mark.parametrize("step", [7, 33])
