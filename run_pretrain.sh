@@ -19,11 +19,12 @@ for word in "$@"; do
     fi
 done
 
-# A free port, so that two runs on one machine do not meet; and the number of GPUs.
-read -r port gpus < <("$python" -c '
-import socket, torch
+# A free port, so that two runs on one machine do not meet; the number of GPUs; and how many GLUE runs at a time.
+read -r port gpus jobs < <("$python" -c '
+import os, socket, torch
 listener = socket.socket(); listener.bind(("127.0.0.1", 0))
-print(listener.getsockname()[1], torch.cuda.device_count())')
+gpus = torch.cuda.device_count()
+print(listener.getsockname()[1], gpus, gpus or min(4, os.cpu_count()))')
 if [ "$gpus" = 0 ]; then
     export DS_ACCELERATOR=cpu
     # Without a GPU the launcher would start one rank for each NUMA node.
@@ -38,7 +39,7 @@ fi
 
 run=runs/tiny
 launch bert --recipe tiny --optim adan --deepspeed "$root/ds_configs/zero2.json" --output_dir "$run" --resume auto
-"$python" -m glue_eval --model "$run" --data sample --tasks all --optim adan --seeds 1 --output_dir "$run/glue" --resume auto
+"$python" -m glue_eval --model "$run" --data sample --tasks all --optim adan --seeds 1 --jobs "$jobs" --output_dir "$run/glue"
 echo
 echo "model:  $run (load it with transformers: AutoModelForMaskedLM.from_pretrained(\"$run\"))"
 echo "report: $run/glue/report.html, $run/glue/report.md"

@@ -77,10 +77,11 @@ def check_probe(options: ProbeOptions) -> None:
     """
     if not options.glue_probe_every:
         return
-    words = [*_glue_words(options), "--check", "True", "--output_dir", "unused"]
+    words = _glue_words(options, "check-data")
     done = subprocess.run(words, env=probe_environment(os.environ), capture_output=True, text=True)
     if done.returncode == EXIT_CODE:
-        told = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise UserError(f"--glue_probe_tasks/--glue_probe_data: {' '.join(told) or done.stderr.strip()}")
     if done.returncode:
         raise UserError(f"--glue_probe_every: probes cannot run here:\n{_last_lines(done.stderr)}")
@@ -164,7 +165,7 @@ class GlueProbe(TrainerCallback):
         Raises: RuntimeError with the last lines of a probe that failed.
         """
         words = [
-            *_glue_words(self.options), "--model", str(folder / "model"), "--seeds", "1",
+            *_glue_words(self.options, "run"), "--model", str(folder / "model"), "--seeds", "1",
             "--max_steps", str(self.options.glue_probe_max_steps), "--output_dir", str(folder / "glue"),
             "--report_to", "none", "--disable_tqdm", "True", "--use_cpu", str(args.device.type == "cpu"),
         ]  # fmt: skip
@@ -214,9 +215,10 @@ def probe_environment(environ: Mapping[str, str], device: torch.device | None = 
     return kept
 
 
-def _glue_words(options: ProbeOptions) -> list[str]:
+def _glue_words(options: ProbeOptions, subcommand: str) -> list[str]:
     return [
-        sys.executable, "-m", "glue_eval", "--tasks", options.glue_probe_tasks, "--data", options.glue_probe_data,
+        sys.executable, "-m", "glue_eval", subcommand, "--tasks", options.glue_probe_tasks,
+        "--data", options.glue_probe_data, "--allow_partial", "True",
     ]  # fmt: skip
 
 

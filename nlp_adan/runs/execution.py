@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection, forkserver
@@ -20,6 +21,7 @@ from nlp_adan.runs.run import Outcome, Run
 from nlp_adan.training.environment import JOBS
 
 GRACE_SECONDS = 60.0  # for runs that save something when they are told to end
+FREEZE = "nlp_adan.runs.freeze"
 BAR_PARTS = 1000
 BAR_FORMAT = "{desc}{percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -69,9 +71,16 @@ def execute(
 
 def start_server(preload: Sequence[str]) -> None:
     """Have the process that runs are forked from import some modules already; it computes nothing."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    with _environment({name: value for name, value in SERVER_ENVIRONMENT.items() if name not in os.environ}):
-        forkserver.ensure_running()
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*preload, FREEZE])
+    is_main = threading.current_thread() is threading.main_thread()
+    # While it imports, an interrupt from the terminal would make it print a traceback; it ends with this process.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        with _environment({name: value for name, value in SERVER_ENVIRONMENT.items() if name not in os.environ}):
+            forkserver.ensure_running()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, previous)
 
 
 class _Process:
@@ -151,7 +160,7 @@ class _Execution:
         self.work = sum(run.work for run in self.waiting) or 1.0
         self.bar: Any = None
         if bar and self.waiting:
-            self.bar = progress(description="runs", unit="", total=BAR_PARTS, bar_format=BAR_FORMAT)
+            self.bar = progress(description="runs: ", unit="", total=BAR_PARTS, bar_format=BAR_FORMAT)
             stack.callback(self.bar.close)
 
     def outcomes(self) -> list[Outcome]:

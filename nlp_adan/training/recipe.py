@@ -176,7 +176,25 @@ def parse_with_recipe(
 
     Raises UserError for a mistake of the user's, and for a key of the recipe's that is no option.
     """
+    return parser.parse(layered_words(parser, [(recipe, path)], words))
+
+
+def layered_words(
+    parser: CommandParser, recipes: Sequence[tuple[Mapping[str, Any], Path]], words: Sequence[str]
+) -> list[str]:
+    """The words of recipes, each with the file that it was read from, then the user's; what comes later wins.
+
+    Raises UserError for a key that is no option, and where two of the user's words exclude each other.
+    """
     _refuse_both(words)
+    layered = list(words)
+    for recipe, path in reversed(recipes):
+        layered = _with_recipe(parser, recipe, path, layered)
+    return layered
+
+
+def _with_recipe(parser: CommandParser, recipe: Mapping[str, Any], path: Path, words: Sequence[str]) -> list[str]:
+    """A recipe's words, without those that the words after them put out of force, then these."""
     given = [theirs for ours, theirs in SUPERSEDES.items() if word_value(ours, words) is not None]
     superseded = {option for theirs in given for option in theirs}
     if word_value("--optim", words) not in (None, recipe.get("optim")):
@@ -188,7 +206,7 @@ def parse_with_recipe(
             raise UserError(f"{path}: unknown key {option[2:]!r}{nearest(option, known)}")
         if option not in superseded:
             ours += [option, *values]
-    return parser.parse([*ours, *words])
+    return [*ours, *words]
 
 
 def _refuse_both(words: Sequence[str]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import glue_eval.__main__
 import transformer_xl.__main__
 from bert import prepare_command
 from bert.options import parse_options
 from glue_eval.check_command import parse_check
 from glue_eval.listing import parse_list
+from glue_eval.options import command_parser as sweep_parser
 from glue_eval.submit_command import parse_submit
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
@@ -91,7 +91,7 @@ def check_command(command: str) -> None:
         parse_list(rest[3:])
     elif program.endswith("python") and rest[:2] == ["-m", "glue_eval"]:
         if rest[2:] != ["--help"]:
-            glue, engine = glue_eval.__main__.command_parser().parse(rest[2:])
+            glue, engine = sweep_parser().parse(rest[2:])
             assert glue.model and glue.seeds and engine.output_dir
     elif program.endswith("python") and rest[:2] == ["-m", "nlp_adan"]:
         assert word_value("--optim", rest) == "adan" and adan_options(word_value("--optim_args", rest))

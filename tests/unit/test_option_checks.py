@@ -13,7 +13,6 @@ from transformers.integrations import deepspeed as hf_deepspeed
 
 from bert.dry_run import plan_of_run
 from bert.options import Options, command_parser, parse_options
-from glue_eval import __main__ as glue
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training import library_checks
@@ -226,10 +225,6 @@ def test_the_pretraining_checks_do_not_act_on_fine_tuning() -> None:
     assert EngineOptions(output_dir="runs/never", train_sampling_strategy="group_by_length").label_names is None
     with pytest.raises(UserError, match="--optim lion_8bit"):
         EngineOptions(output_dir="runs/never", optim="lion_8bit")
-    with pytest.raises(UserError, match="--gradient_accumulation_steps beside"):
-        words = ["--gradient_accumulation_steps", "2", "--global_batch_size", "8"]
-        recipe = glue.find_recipe("adan", glue.RECIPES)
-        glue.make_plans(glue.command_parser(), recipe, words, glue.parse_task_names("CoLA"), 1, Path("runs"))
 
 
 def test_every_refused_option_is_one_of_the_parser() -> None:

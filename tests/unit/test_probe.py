@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerControl, TrainerState
 
-import glue_eval.__main__
 from bert.model import build_model
 from bert.probe import FOLDER, GlueProbe, ProbeOptions, check_probe, probe_environment
 from bert.tokenizer import train_tokenizer
+from glue_eval.__main__ import SUBCOMMANDS
+from glue_eval.check_command import parse_check
 from nlp_adan.errors import UserError
 from nlp_adan.training.engine import Engine, EngineOptions
 from nlp_adan.training.run_folder import RunFolder
@@ -90,26 +91,6 @@ def test_a_run_with_a_probe_ends_with_the_weights_of_one_without(
     assert not (run.path / FOLDER).exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--data", "nowhere"], "no folder nowhere: give the GLUE folder"),
-        (["--tasks", "AX"], "AX has no training file"),
-    ],
-)
-def test_checking_glue_files(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("NLP_ADAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    common = ["--tasks", "CoLA,RTE", "--check", "True", "--output_dir", "unused"]
-    with pytest.raises(UserError, match=told):
-        glue_eval.__main__.main([*common, *words])
-    glue_eval.__main__.main(common)
-    assert "CoLA, RTE: training and development files in" in capsys.readouterr().out
-    assert not Path("unused").exists()
-
-
 @pytest.mark.parametrize("options", [{"glue_probe_every": -1}, {"glue_probe_max_steps": 0}])
 def test_numbers_out_of_range(options: dict[str, int]) -> None:
     with pytest.raises(UserError, match=f"--{next(iter(options))}: .* out of range"):
@@ -141,14 +122,17 @@ def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_mistake_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = tmp_path / "words"
     stand_in(
-        tmp_path, f'echo "$@" > {words}; echo a warning >&2; echo "error: unknown task SST2" >&2; exit 2', monkeypatch
+        tmp_path,
+        f'echo "$@" > {words}; echo a table; echo "error: no header"; echo "error: 1 error in 2 files" >&2; exit 2',
+        monkeypatch,
     )
     options = ProbeOptions(glue_probe_every=10, glue_probe_tasks="CoLA,SST2", glue_probe_data="mine")
-    with pytest.raises(UserError, match=r"^--glue_probe_tasks/--glue_probe_data: unknown task SST2$"):
+    with pytest.raises(UserError, match=r"^--glue_probe_tasks/--glue_probe_data: no header 1 error in 2 files$"):
         check_probe(options)
-    module, *rest = words.read_text().split()[1:]
-    glue, _ = glue_eval.__main__.command_parser().parse(rest)
-    assert module == "glue_eval" and (glue.tasks, glue.data, glue.check) == ("CoLA,SST2", "mine", True)
+    module, subcommand, *rest = words.read_text().split()[1:]
+    given = parse_check(rest)
+    assert (module, subcommand) == ("glue_eval", "check-data") and subcommand in SUBCOMMANDS
+    assert (given.tasks, given.data, given.allow_partial) == ("CoLA,SST2", "mine", True)
     stand_in(tmp_path, "echo ImportError: no torch >&2; exit 1", monkeypatch)
     with pytest.raises(UserError, match=r"^--glue_probe_every: probes cannot run here:\nImportError: no torch$"):
         check_probe(options)

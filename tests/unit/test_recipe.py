@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from bert import options as bert_options
-from glue_eval import __main__ as glue
 from nlp_adan.errors import UserError, nearest
-from nlp_adan.training.recipe import find_recipe, option_words, read_recipe, recipe_names, resolved, word_value
+from nlp_adan.training.recipe import option_words, read_recipe, recipe_names, resolved, word_value
 from nlp_adan.training.run_folder import MACHINES_OWN
 
 OUTPUT = ["--output_dir", "runs/never"]
@@ -25,17 +24,6 @@ def test_every_recipe_parses_and_its_resolved_options_parse_to_the_same(name: st
     record.write_text(yaml.safe_dump({key: value for key, value in options.items() if key not in MACHINES_OWN}))
     again = resolved(*bert_options.parse_options(["--recipe", str(record)]))
     assert {**again, "recipe": name} == options
-
-
-@pytest.mark.parametrize("name", recipe_names(glue.RECIPES))
-def test_every_glue_recipe_parses_for_every_task(name: str, tmp_path: Path) -> None:
-    tasks = glue.parse_task_names("all")
-    recipe = find_recipe(name, glue.RECIPES)
-    plans = glue.make_plans(glue.command_parser(), recipe, [], tasks, 2, tmp_path)
-    assert len(plans) == 18
-    options = plans[-1].options()
-    assert options.seed == 2 and options.output_dir.endswith("seed-2")
-    assert options.optim == ("adan" if "adan" in name else "adamw_torch")
 
 
 def test_the_command_line_wins() -> None:
@@ -141,24 +129,6 @@ def test_a_bad_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=told):
         bert_options.parse_options(["--recipe", str(path), *OUTPUT])
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("default: [1]", "'default' takes `option: value` pairs, found list"),
-        ("tasks: [CoLA]", "'tasks' takes"),
-        ("tasks: {COLA: {seed: 1}}", r"unknown task 'COLA' \(did you mean 'CoLA'\?\)"),
-        ("tasks: {CoLA: 3}", "'CoLA' takes"),
-        ("defaults: {}", "unknown key 'defaults'"),
-        ("default: {lerning_rate: 1}", "unknown key 'lerning_rate'"),
-    ],
-)
-def test_a_bad_glue_recipe_is_named(tmp_path: Path, text: str, told: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=told):
-        glue.make_plans(glue.command_parser(), path, [], glue.parse_task_names("CoLA"), 1, tmp_path)
 
 
 def test_no_access_token_is_recorded() -> None:

@@ -1,0 +1,216 @@
+"""The options of `python -m glue_eval`: recipe, the user's own file over it, and the command line over both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from glue_eval.classifier import MNLI_STARTED, load_config
+from glue_eval.finetune import parse_options
+from glue_eval.finetune_engine import FinetuneOptions
+from glue_eval.tasks import TASKS, Task
+from nlp_adan.errors import UserError, nearest
+from nlp_adan.training.recipe import (
+    CommandParser,
+    check_range,
+    find_recipe,
+    layered_words,
+    read_recipe,
+    recipe_names,
+    word_value,
+)
+
+RECIPES = Path(__file__).parent / "recipes"
+SMALL_HIDDEN_SIZE = 256  # models up to this width take the recipes named small-*
+PROGRAM = "python -m glue_eval"
+
+
+def _field(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass
+class GlueOptions:
+    """What is fine-tuned on what."""
+
+    model: str | None = _field(None, "A pretrained model's folder or hub name.")
+    data: str = _field(
+        "sample", "The GLUE folder (CoLA/train.tsv, ...), `hub`, or `sample`: the generated tasks; one's own tasks "
+        "have their own files."
+    )  # fmt: skip
+    tasks: str = _field("all", "`all`, or names and .yaml files of one's own tasks: CoLA,RTE,mine.yaml.")
+    seeds: int = _field(1, "Runs per task, with seeds 1, 2, ...")
+    jobs: int = _field(1, "Runs at a time: each on a GPU, or with its share of the cores.")
+    recipe: str | None = _field(
+        None, "Hyperparameters, a name or a .yaml file; default: by --optim and the model's width."
+    )
+    config: str | None = _field(
+        None, "A .yaml file in a recipe's format (`default`, `tasks`); what it says takes the place of the recipe's."
+    )
+    max_length: int | None = _field(None, "Tokens of an example at most; default: the task's.")
+    max_train_examples: int | None = _field(None, "Only the first so many training examples of each task.")
+    allow_partial: bool = _field(False, "Read a part of a file (train.SAMPLE.tsv) where the whole one is missing.")
+    checkpoint: Literal["last", "best"] = _field(
+        "last", "Which checkpoint is reported: the last step's, or the one that scored best on dev, which flatters."
+    )
+    group_by_length: bool = _field(True, "Batches of examples of similar length: less padding, other batches.")
+    dropout: float | None = _field(None, "Dropout of the model while it is fine-tuned; default: its configuration's.")
+    mnli_model: str | None = _field(
+        None, "The folder of a model fine-tuned on MNLI, whose body RTE, MRPC and STS-B begin with."
+    )
+    predict_test: bool = _field(True, "Predict the test files that are there, which a submission needs.")
+    save_models: bool = _field(False, "Keep each run's trained model, in its folder's `model`.")
+    dry_run: bool = _field(False, "Print the plan and an estimate of its time; write nothing.")
+
+
+# Of the command line only: no hyperparameters.
+CALLS_OWN = frozenset({
+    "model", "data", "tasks", "seeds", "jobs", "recipe", "config", "allow_partial", "dry_run", "output_dir", "resume",
+    "seed",
+})  # fmt: skip
+# The same for all tasks: the report says once which they are.
+COMMON = frozenset({"checkpoint", "group_by_length", "mnli_model", "predict_test", "save_models"})
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """How one task is fine-tuned, as it acts: our options, the engine's, and the latter's words."""
+
+    task: Task
+    glue: GlueOptions
+    engine: FinetuneOptions
+    words: tuple[str, ...]
+
+
+def command_parser() -> CommandParser:
+    """The parser of `python -m glue_eval` without a subcommand."""
+    return CommandParser(
+        (GlueOptions, FinetuneOptions),
+        prog=PROGRAM,
+        description=f"Fine-tune a model on GLUE tasks and report. Recipes: {', '.join(recipe_names(RECIPES))}.",
+    )
+
+
+def check_options(glue: GlueOptions, engine: FinetuneOptions, words: Sequence[str]) -> None:
+    """Raise a UserError for what no run could do with."""
+    if glue.model is None:
+        raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
+    for name, low in (("seeds", 1), ("jobs", 1), ("max_length", 4), ("max_train_examples", 1)):
+        if getattr(glue, name) is not None:
+            check_range(name, getattr(glue, name), low)
+    if word_value("--seed", words) is not None:
+        raise UserError("--seed: runs have the seeds 1, 2, ...; say with `--seeds` how many")
+    if engine.resume not in ("no", "auto"):
+        raise UserError(f"--resume: {engine.resume!r}: finished runs are kept anyway; leave it out")
+    if engine.world_size > 1 and glue.jobs > 1:
+        raise UserError(
+            f"--jobs {glue.jobs}: here {engine.world_size} ranks do each run together, one after the other; leave it "
+            f"out, or start with `python` instead of a launcher"
+        )
+
+
+def task_settings(parser: CommandParser, words: Sequence[str], tasks: Sequence[Task]) -> list[TaskSettings]:
+    """The settings of each task. Every one is parsed here, so that mistakes are told before the first run.
+
+    words: the command line, with `--model`, and `--output_dir`.
+    """
+    given = word_value("--config", words)
+    if given is not None and not Path(given).is_file():
+        raise UserError(f"--config: the file {given!r} does not exist")
+    layers = [_Layer.read(recipe_path(words, given), parser, tasks)]
+    if given is not None:
+        layers.append(_Layer.read(Path(given), parser, tasks))
+    folder = Path(str(word_value("--output_dir", words)))
+    found = []
+    for task in tasks:
+        layered = layered_words(parser, [(layer.options(task), layer.path) for layer in layers], words)
+        glue = parser.parse(layered)[0]
+        _check_acting(glue)
+        engine_words = tuple(_engine_words(layered))
+        found.append(TaskSettings(task, glue, parse_options(engine_words, folder, seed=1), engine_words))
+    asked = found[0].glue.mnli_model
+    if asked is not None and not any(task.name in MNLI_STARTED and task.definition is None for task in tasks):
+        raise UserError(f"--mnli_model: only {', '.join(MNLI_STARTED)} begin with it; add one of them, or leave it out")
+    return found
+
+
+def recipe_path(words: Sequence[str], config: str | None) -> Path:
+    """The recipe that was asked for, or the one for the optimizer and the model's width."""
+    asked = word_value("--recipe", words)
+    if asked is not None:
+        return find_recipe(asked, RECIPES)
+    optimizer = word_value("--optim", words)
+    if optimizer is None and config is not None:
+        common = read_recipe(Path(config)).get("default")
+        optimizer = common.get("optim") if isinstance(common, dict) else None
+    kind = "adan" if optimizer in (None, "adan") else "adamw"
+    width = getattr(load_config(str(word_value("--model", words))), "hidden_size", 0)
+    return find_recipe(f"small-{kind}" if width <= SMALL_HIDDEN_SIZE else kind, RECIPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A recipe: options for all tasks, and for single ones by the task's name."""
+
+    path: Path
+    common: Mapping[str, Any]
+    own: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path, parser: CommandParser, tasks: Sequence[Task]) -> _Layer:
+        """Raises a UserError naming the file for unknown keys, tasks that are not known, and what is no table."""
+        values = read_recipe(path)
+        if unknown := set(values) - {"default", "tasks"}:
+            raise UserError(f"{path}: unknown key {min(map(str, unknown))!r}; a GLUE recipe has `default` and `tasks`")
+        common, own = values.get("default") or {}, values.get("tasks") or {}
+        for name, options in (("default", common), ("tasks", own)):
+            _check_table(path, name, options)
+        known_tasks = {**TASKS, **{task.name: task for task in tasks}}
+        for name, options in own.items():
+            if name not in known_tasks:
+                raise UserError(f"{path}: unknown task {name!r}{nearest(str(name), known_tasks)}")
+            _check_table(path, name, options or {})
+        known = {option[2:] for action in parser._actions for option in action.option_strings}
+        for name, options in (("default", common), *own.items()):
+            for key in options or {}:
+                _check_key(path, str(key), known, is_common=name == "default")
+        return cls(path, common, {name: options or {} for name, options in own.items()})
+
+    def options(self, task: Task) -> dict[str, Any]:
+        return {**self.common, **self.own.get(task.name, {})}
+
+
+def _check_table(path: Path, name: str, options: Any) -> None:
+    if not isinstance(options, Mapping):
+        raise UserError(f"{path}: {name!r} takes `option: value` pairs, found {type(options).__name__}")
+
+
+def _check_key(path: Path, key: str, known: set[str], is_common: bool) -> None:
+    if key not in known:
+        raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+    if key in CALLS_OWN:
+        raise UserError(f"{path}: {key!r} is no hyperparameter; say it on the command line, with `--{key}`")
+    if key in COMMON and not is_common:
+        raise UserError(f"{path}: {key!r} is the same for all tasks; say it under `default`")
+
+
+def _check_acting(glue: GlueOptions) -> None:
+    """What a recipe may say too."""
+    for name, low, high in (("max_length", 4, None), ("max_train_examples", 1, None), ("dropout", 0, 1)):
+        value = getattr(glue, name)
+        if value is not None:
+            check_range(name, value, low, *(() if high is None else (high,)))
+
+
+def _engine_words(words: Sequence[str]) -> Iterator[str]:
+    """Without our own options, and without those that each run has for itself."""
+    ours = {entry.name for entry in dataclasses.fields(GlueOptions)} | CALLS_OWN | {"disable_tqdm"}
+    keeps = True
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0][2:].replace("-", "_")
+            keeps = name not in ours and name.removeprefix("no_") not in ours
+        if keeps:
+            yield word

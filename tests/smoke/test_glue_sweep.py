@@ -1,0 +1,148 @@
+"""Sweeps that are killed, interrupted, or lose a run: what is finished stays, and the report is what it would be."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import glue_eval.__main__
+import glue_eval.sweep
+from glue_eval import PRELOAD
+from nlp_adan.runs import start_server
+from nlp_adan.training.signals import RESUME_EXIT_CODE
+from tests.tiny_glue import tiny_bert, write_glue
+
+pytestmark = pytest.mark.slow
+NUM_KILLS = 10
+NUM_RUNS = 6
+TASKS = "CoLA,RTE,STS-B"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a BERT of two layers, GLUE files of some dozen examples, and a cache."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    tiny_bert(folder / "model", hidden_size=32, num_hidden_layers=2)
+    write_glue(folder / "glue", *TASKS.split(","))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def surroundings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLP_ADAN_CACHE", str(folder / "cache"))
+    start_server((*PRELOAD, __name__))
+
+
+def words(folder: Path, out: str, *more: str) -> list[str]:
+    return [
+        "--model", str(folder / "model"), "--data", str(folder / "glue"), "--tasks", TASKS, "--allow_partial", "True",
+        "--seeds", "2", "--jobs", "2", "--max_steps", "3", "--output_dir", str(folder / out), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    """A sweep that nothing happened to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NLP_ADAN_CACHE", str(folder / "cache"))
+        start_server((*PRELOAD, __name__))
+        glue_eval.__main__.main(words(folder, "undisturbed"))
+    return folder / "undisturbed"
+
+
+def sweep(given: list[str], cache: str) -> None:
+    """The command, in a process that was forked when everything was imported, as are its runs."""
+    forkserver.ensure_running = lambda: None
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    os.environ["NLP_ADAN_CACHE"] = cache
+    glue_eval.__main__.command(given)
+
+
+def start(folder: Path, given: list[str]) -> Any:
+    process = multiprocessing.get_context("forkserver").Process(target=sweep, args=(given, str(folder / "cache")))
+    process.start()
+    return process
+
+
+def results(out: Path) -> dict[Path, int]:
+    """The finished runs, with the moments of their last writing."""
+    return {path: path.stat().st_mtime_ns for path in out.glob("*/*/result.json")}
+
+
+def wait_for(num_done: int, out: Path, process: Any) -> None:
+    """Return when so many runs are finished."""
+    until = time.monotonic() + 120
+    while len(results(out)) < num_done:
+        assert time.monotonic() < until and process.is_alive()
+        time.sleep(0.002)
+
+
+def without_timing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_timing(item) for name, item in value.items() if name not in ("timing", "environment")}
+    return [without_timing(item) for item in value] if isinstance(value, list) else value
+
+
+def test_killed_ten_times_at_random_moments(folder: Path, undisturbed: Path) -> None:
+    """SIGKILL, whatever the sweep is doing: planning, training, or writing the report."""
+    out, chance = folder / "killed", random.Random(0)
+    seen: dict[Path, int] = {}
+    num_done_at = sorted(chance.choices(range(NUM_RUNS), k=NUM_KILLS - 1))
+    for num_done in [*num_done_at, NUM_RUNS]:
+        process = start(folder, words(folder, "killed"))
+        wait_for(num_done, out, process)
+        time.sleep(chance.random() * 0.5)
+        process.kill()
+        process.join()
+        assert seen.items() <= results(out).items()
+        seen = results(out)
+    glue_eval.__main__.main(words(folder, "killed"))
+    assert len(seen) == NUM_RUNS and results(out) == seen
+    expected, found = (json.loads((each / "report.json").read_text()) for each in (undisturbed, out))
+    assert without_timing(found) == without_timing(expected) and len(found["runs"]) == NUM_RUNS
+    files = sorted(path.relative_to(undisturbed) for path in undisturbed.glob("*/*/predictions/*"))
+    assert len(files) == 2 * NUM_RUNS
+    assert all((out / file).read_bytes() == (undisturbed / file).read_bytes() for file in files)
+
+
+def test_interrupted_from_the_terminal(folder: Path, undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = folder / "interrupted"
+    process = start(folder, words(folder, "interrupted"))
+    wait_for(1, out, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == RESUME_EXIT_CODE
+    kept = results(out)
+    assert kept and len(kept) < NUM_RUNS and not (out / "report.json").exists()
+    glue_eval.__main__.main(words(folder, "interrupted"))
+    assert kept.items() <= results(out).items() and len(results(out)) == NUM_RUNS
+    assert not list(out.glob("*/*/failed.json"))
+
+
+def test_a_run_that_fails_is_alone_in_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told, reported, and tried again by the next call, which keeps the others."""
+    out = folder / "failing"
+    config = folder / "hot.yaml"
+    config.write_text("tasks: {RTE: {learning_rate: 1e30}}")
+    given = words(folder, "failing", "--config", str(config), "--seeds", "1")
+    for attempt in (1, 2):
+        before = results(out)
+        with pytest.raises(SystemExit) as left:
+            glue_eval.__main__.main(given)
+        assert left.value.code == 1
+        told = capsys.readouterr()
+        assert "RTE seed 1 FAILED: RTE seed 1 diverged" in told.out and "error: RTE seed 1: RTE seed 1 dive" in told.err
+        assert {path.parts[-3] for path in results(out)} == {"CoLA", "STS-B"}
+        assert before.items() <= results(out).items()
+        (failed,) = out.glob("RTE/*/failed.json")
+        assert json.loads(failed.read_text())["attempts"] == attempt
+        assert "diverged" in (out / "report.md").read_text()
