@@ -69,19 +69,19 @@ OFFICIAL = AverageRule(
     tuple(tuple((task.name, score) for score in task.score_names) for task in TRAINABLE_TASKS),
 )
 BERT_TABLE = AverageRule(
-    "average of BERT's table 1",
+    "BERT table 1 average",
     "Devlin et al. 2019, there on the test files: no WNLI, MNLI's two files as two tasks, F1 for QQP and MRPC, "
     "Spearman for STS-B",
     tuple((score,) for score in _BERT),
 )
 ADAN_TWICE = AverageRule(
-    "average of Adan's README (MNLI twice)",
+    "Adan README average, MNLI twice",
     "Xie et al. 2022, there on the development files: no MRPC, no WNLI, MNLI's two files as two tasks, accuracy for "
     "QQP, Pearson for STS-B",
     tuple((score,) for score in (_MATCHED, _MISMATCHED, *_ADAN)),
 )
 ADAN_ONCE = AverageRule(
-    "average of Adan's README (MNLI once)",
+    "Adan README average, MNLI once",
     "the same seven tasks, MNLI as one",
     ((_MATCHED, _MISMATCHED), *((score,) for score in _ADAN)),
 )

@@ -71,13 +71,13 @@ def intervals_section(summaries: Sequence[TaskSummary], mark: str) -> Section:
     heads = ("Median", "95 % over examples", "Half of it", "Dev examples")
     columns = (Column("Task"), Column("Metric"), *(Column(head, "right") for head in heads))
     told = (
-        f"The bootstrap: {NUM_RESAMPLES:,} times as many examples as the file has are drawn from it with replacement, "
-        "the same ones for all seeds, and the median over the seeds is formed; the interval holds the middle 95 %. "
+        f"The bootstrap: {NUM_RESAMPLES:,} times the examples of the file are drawn anew, with replacement, the same "
+        "ones for all seeds, and the median over the seeds is formed; the interval holds the middle 95 % of these. "
         "It tells how far another development file of the same kind could move the score of these very runs. It does "
         "not tell what other seeds would give: that is the SD above."
     )
     alt = "; ".join(f"{name} {middle:.1f} ({low:.1f} to {high:.1f})" for name, (low, middle, high) in plotted.items())
-    svg = interval_plot(plotted, "score (times 100)", f"Medians with 95 % intervals over examples{mark}")
+    svg = interval_plot(plotted, "score (times 100)", f"Medians with 95 % intervals{mark}")
     return Section(title, (
         Table(columns, tuple(rows)),
         Paragraph(told),
@@ -102,7 +102,7 @@ def diagnostics_section(summaries: Sequence[TaskSummary]) -> list[Section]:
 
 def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Section:
     """How every run was done, and in what the tasks differ."""
-    blocks = [facts_table(protocol_facts(protocol))]
+    blocks: list[Table | Paragraph] = [facts_table(protocol_facts(protocol))]
     names = ("Task", "Optimizer", "Learning rate", "Batch", "Epochs", "Steps", "Tokens at most", "Cut", "Train", "Dev")
     rows = []
     for summary in summaries:
@@ -113,7 +113,10 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
         sizes = (f"{run.num_train:,}", f"{run.num_dev:,}")
         rows.append((summary.task.name, run.optimizer, f"{run.learning_rate:g}", *counts, *sizes))
     columns = tuple(Column(name, "left" if name in ("Task", "Optimizer") else "right") for name in names)
-    blocks.append(Table(columns, tuple(rows), "Cut: the share of training examples longer than the tokens at most."))
+    blocks += [
+        Table(columns, tuple(rows)),
+        Paragraph("Cut: the share of the training examples that are longer than the tokens at most."),
+    ]
     by_settings: dict[str, list[str]] = {}
     for summary in summaries:
         if settings := summary.runs[0].settings:

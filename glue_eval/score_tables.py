@@ -130,12 +130,16 @@ def published_section(summaries: Sequence[TaskSummary], found: Sequence[Average]
             if any(value is not None for value in published):
                 cells = [_beside(row, value, score.median) for row, value in zip(rows, published, strict=True)]
                 body.append((summary.task.name, metric_name(score.name), percent(score.median), *cells))
+    means = []
     for average in found:
         known = [{rule.name: value for rule, value in row.averages}.get(average.name) for row in rows]
         if any(value is not None for value in known) and not any(reasons[task] for task in average.rule.tasks):
             cells = [_beside(row, value, average.value) for row, value in zip(rows, known, strict=True)]
-            body.append((average.name, "", percent(average.value), *cells))
-    columns = (Column("Task"), Column("Metric"), Column("Here", "right"), *(Column(row.title, "right") for row in rows))
+            means.append((average.name, percent(average.value), *cells))
+    here = (Column("Here", "right"), *(Column(row.title, "right") for row in rows))
+    tables = [Table((Column("Task"), Column("Metric"), *here), tuple(body))]
+    if means:
+        tables.append(Table((Column("Average"), *here), tuple(means)))
     sources = tuple((row.title, row.statistic, row.source) for row in rows)
     told = (
         f"Here: the median of the runs, {_checkpoint(protocol)}, on the development files. A published row is a single "
@@ -144,7 +148,7 @@ def published_section(summaries: Sequence[TaskSummary], found: Sequence[Average]
     )
     excluded = [f"{task}: {reason}" for task, reason in reasons.items() if reason]
     return Section(title, (
-        Table(columns, tuple(body)),
+        *tables,
         Paragraph(told),
         *([Note(f"Not compared: {'; '.join(excluded)}.")] if excluded else []),
         Table((Column("Row"), Column("What it is"), Column("Source")), sources),

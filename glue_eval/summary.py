@@ -183,17 +183,24 @@ def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None)
     return found
 
 
-def averages(summaries: Sequence[TaskSummary], is_sample: bool = False) -> list[Average]:
-    """The averages that these tasks allow, the one that heads the report first; at least one.
+def common_rules(reports: Sequence[Sequence[TaskSummary]], is_sample: bool = False) -> list[AverageRule]:
+    """The averages that the tasks of all the reports allow, the first to head a report first; none of no common task.
 
     A published rule takes whole GLUE tasks: on the sample tasks, on partial data and on one's own, there is only the
     mean over the tasks run, whose name says over how many it is.
     """
-    whole = {summary.task.name for summary in summaries if summary.is_glue and not summary.partial}
+    by_name = [{summary.task.name: summary for summary in summaries} for summaries in reports]
+    common = [name for name in by_name[0] if all(name in each for each in by_name)]
+    whole = {name for name in common if all(each[name].is_glue and not each[name].partial for each in by_name)}
     rules = [rule for rule in RULES if rule.tasks <= whole and not is_sample]
-    names = {summary.task.name for summary in summaries}
-    if OFFICIAL not in rules or names != OFFICIAL.tasks:  # over the nine, whole, it is the official one
-        rules.append(mean_over_tasks({summary.task.name: summary.task.score_names for summary in summaries}))
+    if common and (OFFICIAL not in rules or set(common) != OFFICIAL.tasks):  # over the nine, whole, it is the official
+        rules.append(mean_over_tasks({name: by_name[0][name].task.score_names for name in common}))
+    return rules
+
+
+def averages(summaries: Sequence[TaskSummary], is_sample: bool = False) -> list[Average]:
+    """The averages by `common_rules`, at least one, of the medians."""
+    rules = common_rules([summaries], is_sample)
     medians = {summary.task.name: summary.medians for summary in summaries}
     baselines = {summary.task.name: summary.baselines for summary in summaries}
     resamples = {summary.task.name: summary.resamples for summary in summaries}

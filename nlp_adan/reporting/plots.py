@@ -17,6 +17,7 @@ DASHES = ("-", "--", "-.", ":")
 # Stands for the page's text colour until the SVG is done; matplotlib does not know `currentColor`.
 INK = "#010203"
 WIDTH_INCHES, HEIGHT_INCHES = 6.4, 3.4
+MAX_NAME = 32  # characters of a row's or a panel's name
 
 
 def line_plot(
@@ -51,7 +52,7 @@ def line_plot(
         for place, (name, level) in enumerate((horizontal_lines or {}).items()):
             axes.axhline(level, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1.0, alpha=0.7, label=name)
         if series or horizontal_lines or references:
-            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+            axes.legend(frameon=False, labelcolor=INK, fontsize=10)
         if log_y:
             _scale_by_ratios(axes)
         for axis in (axes.xaxis, axes.yaxis):
@@ -86,7 +87,7 @@ def growth_plot(
             middle = (low * high) ** 0.5
             axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
         if points or formulas:
-            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+            axes.legend(frameon=False, labelcolor=INK, fontsize=10)
         _label(axes, x_label, y_label, title)
         return _svg(figure)
 
@@ -124,9 +125,10 @@ def dot_plot(
             axes.plot(
                 *zip(*marked, strict=True), "|", color=COLOURS[1], markersize=13, markeredgewidth=2, label=mark_name
             )
-            axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+            axes.legend(frameon=False, labelcolor=INK, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         _name_rows(axes, names[::-1])
-        _label(axes, x_label, "", title)
+        _label(axes, x_label, "", "")
+        _head(figure, title)
         return _svg(figure)
 
 
@@ -150,7 +152,8 @@ def interval_plot(
             axes.plot([low, high], [height, height], "|-", color=COLOURS[0], markersize=9, linewidth=1.8)
             axes.plot([middle], [height], "o", color=COLOURS[0], markersize=5)
         _name_rows(axes, names)
-        _label(axes, x_label, "", title)
+        _label(axes, x_label, "", "")
+        _head(figure, title)
         return _svg(figure)
 
 
@@ -182,15 +185,15 @@ def panel_plot(
                 (known[name],) = axes.plot(*_columns(points), style, color=colour, marker=marker, linewidth=1.6)
             if levels and title in levels:
                 known[level_name] = axes.axhline(levels[title], color=INK, linestyle=":", linewidth=1.2, alpha=0.8)
-            _label(axes, "", "", title)
+            _label(axes, "", "", _shortened(title))
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        figure.supxlabel(x_label, color=INK, fontsize=10)
-        figure.supylabel(y_label, color=INK, fontsize=10)
+        figure.supxlabel(x_label, color=INK, fontsize=11)
+        figure.supylabel(y_label, color=INK, fontsize=11)
         if known:
             names = [name for name in (*series, level_name) if name in known]
-            options: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9, "ncols": min(6, len(names))}
-            figure.legend([known[name] for name in names], names, loc="outside lower center", **options)
+            options: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 10, "ncols": min(4, len(names))}
+            figure.legend([known[name] for name in names], names, loc="outside upper center", **options)
         return _svg(figure)
 
 
@@ -200,8 +203,19 @@ def _rows_height(num_rows: int) -> float:
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
     """The rows' names, from below, beside the y axis."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_shortened(name) for name in names])
     axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
+
+
+def _head(figure: Any, title: str) -> None:
+    """A title over the whole figure: long names of rows leave the axes less room than it needs."""
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12)
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for what it names; the middle goes, since names begin and end alike."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[-MAX_NAME // 2 + 1 :]}"
 
 
 @contextmanager
@@ -216,7 +230,7 @@ def _figure(height_inches: float, num_rows: int = 0, num_columns: int = 0) -> It
         "svg.hashsalt": "nlp_adan",
         "svg.fonttype": "none",
         "font.family": "sans-serif",
-        "font.size": 10.0,
+        "font.size": 11.0,
         "text.parse_math": False,
     }  # a dollar sign in a name is one
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
@@ -252,7 +266,7 @@ def _label(axes: Any, x_label: str, y_label: str, title: str) -> None:
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     if title:
-        axes.set_title(title, color=INK, fontsize=11)
+        axes.set_title(title, color=INK, fontsize=12)
 
 
 def _svg(figure: Any) -> str:

@@ -77,17 +77,21 @@ def test_a_report_shows_test_rows_without_difference() -> None:
 
     protocol = protocol_of()
     summaries = summarize([run_of(task.name, 1, 0.6) for task in TRAINABLE_TASKS], protocol)
-    table = published_section(summaries, averages(summaries), protocol).blocks[0]
-    assert isinstance(table, Table)
-    heads = [column.name for column in table.columns]
-    rows = {row[:2]: dict(zip(heads, row, strict=True)) for row in table.rows}
+    scores, means, *_ = published_section(summaries, averages(summaries), protocol).blocks
+    assert isinstance(scores, Table) and isinstance(means, Table)
+
+    def cells(table: Table, width: int) -> dict[tuple[str, ...], dict[str, str]]:
+        heads = [column.name for column in table.columns]
+        return {row[:width]: dict(zip(heads, row, strict=True)) for row in table.rows}
+
+    rows = cells(scores, 2)
     cola = rows["CoLA", "Matthews"]
     assert (cola["Adan BERT-base (dev)"], cola["run_glue BERT-base (dev)"]) == ("64.6 (-4.6)", "56.5 (+3.5)")
     assert (cola["BERT-base (test)"], cola["BERT-large (test)"]) == ("52.1", "60.5")
     assert rows["QNLI", "accuracy"]["run_glue BERT-base (dev)"] == "-"  # not checked: never shown
-    assert rows[ADAN_TWICE.name, ""]["Adan BERT-base (dev)"] == "84.3 (-24.3)"
-    assert rows[BERT_TABLE.name, ""]["BERT-base (test)"] == "79.6"
     assert ("STS-B", "Spearman") in rows and ("WNLI", "accuracy") not in rows
+    assert cells(means, 1)[ADAN_TWICE.name,]["Adan BERT-base (dev)"] == "84.3 (-24.3)"
+    assert cells(means, 1)[BERT_TABLE.name,]["BERT-base (test)"] == "79.6"
 
 
 OWN = Task("mine", TASKS["RTE"].splits, ("a", "b"), ("accuracy",), "accuracy", definition=Path("mine.yaml"))
