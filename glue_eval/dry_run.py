@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glue_eval.classifier import MNLI_STARTED, load_classifier, load_config, load_tokenizer, usable_length
@@ -39,10 +40,11 @@ START_SECONDS = 1.0  # of a run, from the fork to its first step
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of an optimizer step, and of predicting an example; the median and the mean of a short trial."""
+    """Means of a short trial: seconds of an optimizer step, seconds of predicting an example, tokens of an example."""
 
     step_seconds: float
     example_seconds: float
+    length: float
 
     def run_seconds(self, workload: Workload) -> float:
         """An estimate of a whole run."""
@@ -62,7 +64,7 @@ def dry_run(plan: Plan, jobs: int, speaks: bool) -> None:
 @contextlib.contextmanager
 def trial_surroundings(jobs: int) -> Iterator[None]:
     """A run's share of the cores, and a cache that vanishes."""
-    before = dict(os.environ)
+    before, num_threads = dict(os.environ), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as cache:
         os.environ.update({JOBS: str(jobs), "NLP_ADAN_CACHE": cache})
         share_cpu_cores()
@@ -71,7 +73,7 @@ def trial_surroundings(jobs: int) -> Iterator[None]:
         finally:
             os.environ.clear()
             os.environ.update(before)
-            share_cpu_cores()
+            torch.set_num_threads(num_threads)
 
 
 class _StepClock(TrainerCallback):
@@ -114,7 +116,8 @@ def time_task(settings: TaskSettings, spec: FinetuneSpec) -> Timing:
         began = time.monotonic()
         engine.logits_of(dev)
         example_seconds = (time.monotonic() - began) / len(dev)
-    return Timing(statistics.fmean(np.diff(clock.times[TIMED_STEPS - 1 :])), example_seconds)
+    step_seconds = statistics.fmean(np.diff(clock.times[TIMED_STEPS - 1 :]))
+    return Timing(step_seconds, example_seconds, float(train.tokens.lengths.mean()))
 
 
 def _read(settings: TaskSettings, spec: FinetuneSpec, split: str, most: int) -> Split:
@@ -149,7 +152,7 @@ def plan_lines(plan: Plan, timings: Sequence[Timing], jobs: int) -> list[str]:
         epochs = workload.steps * workload.batch_size / workload.num_train
         rows.append((
             settings.task.name, str(len(runs)), str(len(to_do)), f"{workload.num_train:,}", f"{epochs:.3g}",
-            f"{workload.steps:,}", str(workload.batch_size), f"{workload.length:.0f}", duration(seconds),
+            f"{workload.steps:,}", str(workload.batch_size), f"{timing.length:.0f}", duration(seconds),
         ))  # fmt: skip
         options.append((settings.task.name, *_hyperparameters(settings)))
     start = "the pretrained model"
