@@ -45,7 +45,9 @@ def f1(predictions: Array, labels: Array) -> float:
 
 
 def matthews(predictions: Array, labels: Array) -> float:
-    """Matthews correlation, of any number of classes; both (num_examples,) int. 0.0 for constant predictions."""
+    """Matthews correlation, of any number of classes; both (num_examples,) int. 0.0 where either is constant."""
+    if (predictions == predictions[0]).all() or (labels == labels[0]).all():
+        return 0.0  # scikit-learn's value too, but it may warn
     return float(sklearn_metrics.matthews_corrcoef(labels, predictions))
 
 

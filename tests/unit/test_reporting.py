@@ -13,7 +13,7 @@ import pytest
 
 from nlp_adan.reporting import Code, Column, Document, Image, Note, Paragraph, Section, Table, write_report
 from nlp_adan.reporting.facts import environment_section
-from nlp_adan.reporting.plots import dot_plot, line_plot
+from nlp_adan.reporting.plots import MAX_NAME, dot_plot, interval_plot, line_plot, panel_plot
 from nlp_adan.storage import finite
 
 HOSTILE = 'a|b <script>alert("x")</script> *bold* `code` [link](x) _it_ run_a_1'
@@ -134,9 +134,18 @@ def test_plots_are_svg_with_the_same_bytes_each_time() -> None:
     def draw_dots() -> str:
         return dot_plot({"CoLA": [1.0, 2.0], "RTE": [50.0], "none": []}, "score", "Dots", {"RTE": 52.0}, "majority")
 
+    def draw_intervals() -> str:
+        return interval_plot({"CoLA": (1.0, 2.0, 4.0), "RTE": (-1.0, 0.0, 1.0)}, "difference", "Intervals", 0.0)
+
+    def draw_panels() -> str:
+        lines = {"seed 1": [(1.0, 2.0), (2.0, 3.0)], "seed 2": [(1.0, 1.0)]}
+        return panel_plot({"CoLA": lines, "RTE": lines, "$x$_1": {}}, "epochs", "score", {"CoLA": 1.5}, "majority")
+
     for draw, words in (
         (draw_line, ("adan &lt;1&gt;", "unigram", "published", "loss (nats)")),
         (draw_dots, ("CoLA", "majority")),
+        (draw_intervals, ("CoLA", "RTE", "difference", "Intervals")),
+        (draw_panels, ("CoLA", "RTE", "seed 1", "seed 2", "epochs", "score", "majority", "$x$_1")),
     ):
         svg = draw()
         assert svg == draw()
@@ -154,6 +163,16 @@ def test_large_numbers_are_written_out() -> None:
     assert ">400,000<" in svg and ">1,400,000<" in svg and "1e6" not in svg
 
 
+def test_long_names_leave_room_for_the_plot() -> None:
+    name = "begin" + "x" * 100 + "end"
+    for svg in (dot_plot({name: [1.0]}, "score"), interval_plot({name: (1, 2, 3)}, "score"),
+                panel_plot({name: {"seed 1": [(1, 2)]}}, "x", "y")):  # fmt: skip
+        (shown,) = (text for text in ElementTree.fromstring(svg).itertext() if text.strip().startswith("begin"))
+        assert len(shown.strip()) <= MAX_NAME and shown.strip().endswith("end") and "…" in shown
+
+
 def test_plots_of_nothing_are_drawn() -> None:
+    assert interval_plot({}, "score").startswith("<svg")
+    assert panel_plot({}, "step", "loss").startswith("<svg")
     assert line_plot({}, "step", "loss").startswith("<svg")
     assert dot_plot({}, "score").startswith("<svg")

@@ -1,0 +1,1 @@
+"""A folder for `evaluate.load`: it takes the module of the folder's name."""
