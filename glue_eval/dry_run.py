@@ -98,6 +98,7 @@ def time_task(settings: TaskSettings, spec: FinetuneSpec) -> Timing:
         train = _examples(_read(settings, spec, "train", TIMED_STEPS * samples), tokenizer, max_length)
         dev_split = _read(settings, spec, task.dev_splits[0].name, PREDICTED_EXAMPLES)
         dev = _examples(dev_split, tokenizer, max_length)
+        steps_in_group = TIMED_STEPS if spec.group_by_length else 1
         clock = _StepClock()
         engine = FinetuneEngine(
             task=task,
@@ -105,7 +106,7 @@ def time_task(settings: TaskSettings, spec: FinetuneSpec) -> Timing:
                 spec.model, task, spec.dropout, spec.mnli_model if is_glues(task, *MNLI_STARTED) else None
             ),
             args=options,
-            train_dataset=TrainingExamples(train, GroupedOrder(train.tokens.lengths, 1, samples)),
+            train_dataset=TrainingExamples(train, GroupedOrder(train.tokens.lengths, 1, samples, steps_in_group)),
             dev=[(dev_split, dev)],
             steps=frozenset({2 * TIMED_STEPS}),
             keeps_best=False,

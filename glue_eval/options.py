@@ -17,6 +17,7 @@ from nlp_adan.training.recipe import (
     check_range,
     find_recipe,
     layered_words,
+    option_words,
     read_recipe,
     recipe_names,
     word_value,
@@ -129,7 +130,10 @@ def task_settings(parser: CommandParser, words: Sequence[str], tasks: Sequence[T
         glue = parser.parse(layered)[0]
         _check_acting(glue)
         engine_words = tuple(_engine_words(layered))
-        found.append(TaskSettings(task, glue, parse_options(engine_words, folder, seed=1), engine_words))
+        engine = parse_options(engine_words, folder, seed=1)
+        own = [*(word for each in option_words(layers[-1].options(task)) for word in each)] if given else []
+        _check_batch([*own, *words], engine.num_sequences_per_step)
+        found.append(TaskSettings(task, glue, engine, engine_words))
     asked = found[0].glue.mnli_model
     if asked is not None and not any(task.name in MNLI_STARTED and task.definition is None for task in tasks):
         raise UserError(f"--mnli_model: only {', '.join(MNLI_STARTED)} begin with it; add one of them, or leave it out")
@@ -202,6 +206,16 @@ def _check_acting(glue: GlueOptions) -> None:
         value = getattr(glue, name)
         if value is not None:
             check_range(name, value, low, *(() if high is None else (high,)))
+
+
+def _check_batch(words: Sequence[str], examples_per_step: int) -> None:
+    """A recipe's batch is that of all ranks: what a rank takes at a time does not make it larger."""
+    asked = word_value("--per_device_train_batch_size", words)
+    if asked is not None and int(asked) > examples_per_step:
+        raise UserError(
+            f"--per_device_train_batch_size {asked}: a step has {examples_per_step} examples over all ranks, by "
+            f"--global_batch_size; say `--global_batch_size {asked}` for larger ones"
+        )
 
 
 def _engine_words(words: Sequence[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from glue_eval.classifier import MNLI_STARTED, WEIGHT_FILES, check_model, load_c
 from glue_eval.data import read_split, task_folder
 from glue_eval.data_checks import FileCheck, check_files
 from glue_eval.finetune import FinetuneSpec, check_can_keep, finetune_run
-from glue_eval.finetune_engine import MOST_EVALUATIONS, TRAINING_WORK, evaluation_steps
+from glue_eval.finetune_engine import MOST_EVALUATIONS, evaluation_steps
 from glue_eval.keys import (
     SHOWN_DIGITS,
     acting_settings,
@@ -39,6 +39,7 @@ from nlp_adan.training.positions import steps_of_epochs
 SAMPLED_EXAMPLES = 200  # of a file, to see how long its texts are
 CHARACTERS_PER_TOKEN = 4  # roughly, of English
 SHOWN_ERRORS = 5
+BACKWARD_WORK = 2  # passes forward that one backward costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Workload:
     @property
     def work(self) -> float:
         """Tokens passed forward through the model; a step of training counts for three."""
-        return self.length * (TRAINING_WORK * self.steps * self.batch_size + self.num_predicted)
+        return self.length * ((1 + BACKWARD_WORK) * self.steps * self.batch_size + self.num_predicted)
 
 
 @dataclasses.dataclass(frozen=True)

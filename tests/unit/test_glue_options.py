@@ -74,7 +74,7 @@ def test_adans_recipe_is_the_papers(name: str, model: Path) -> None:
     engine = found.engine
     assert (engine.learning_rate, engine.weight_decay, engine.max_grad_norm) == (rate, decay, clip)
     assert adan_options(engine.optim_args)["betas"] == betas and engine.adam_epsilon == 1e-8
-    assert engine.per_device_train_batch_size == batch and engine.lr_scheduler_type == schedule
+    assert engine.num_sequences_per_step == batch and engine.lr_scheduler_type == schedule
     assert engine.warmup_steps == pytest.approx(warm_up / updates, rel=0.01)
     steps = steps_of_epochs(TASKS[name].split("train").num_examples, engine.num_train_epochs, batch)
     if name == "RTE":  # its source stops before its updates are done
@@ -123,6 +123,18 @@ def test_ones_own_steps_put_ones_own_hours_out_of_force_but_no_mistake(model: Pa
     assert found.engine.max_steps == 5
     with pytest.raises(UserError, match="--gradient_accumulation_steps beside"):
         settings_of(model, "--gradient_accumulation_steps", "2", "--global_batch_size", "8")
+
+
+def test_what_a_rank_takes_at_a_time_leaves_the_batch(model: Path, tmp_path: Path) -> None:
+    def batch(*words: str) -> tuple[int, int]:
+        (found,) = settings_of(model, "--recipe", "adan", *words, tasks="CoLA").values()
+        return found.engine.num_sequences_per_step, found.engine.per_device_train_batch_size
+
+    assert batch() == (16, 16) and batch("--per_device_train_batch_size", "5") == (16, 4)
+    assert batch("--global_batch_size", "48") == (48, 24)
+    assert batch("--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "3") == (6, 3)
+    with pytest.raises(UserError, match="64: a step has 16 examples"):
+        batch("--config", write(tmp_path, "tasks: {CoLA: {per_device_train_batch_size: 64}}"))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +211,10 @@ def test_a_launchers_ranks_do_one_run_at_a_time() -> None:
         (["--config", "no.yaml"], "--config: the file 'no.yaml' does not exist"),
         (["--recipe", "adam"], r"--recipe: unknown recipe 'adam' \(did you mean 'ada(mw|n)'\?\); known are"),
         (["--mnli_model", "m", "--tasks", "CoLA"], "--mnli_model: only RTE, MRPC, STS-B begin with it"),
+        (
+            ["--per_device_train_batch_size", "64"],
+            "64: a step has 32 examples over all ranks.*`--global_batch_size 64`",
+        ),
         (["--save_strategy", "epoch"], "--save_strategy: .*would not act: a run begins anew"),
     ],
 )

@@ -89,7 +89,7 @@ def test_other_files_are_other_runs(change: Callable[[Path, Path], None], model:
         ["--no_group_by_length"],
         ["--no_predict_test"],
         ["--save_models"],
-        ["--per_device_train_batch_size", "3"],
+        ["--global_batch_size", "3"],
         ["--optim", "adamw"],
         ["--data_seed", "3"],
     ],
@@ -106,6 +106,7 @@ def test_other_settings_are_other_runs(words: list[str], model: Path, data: Path
         ["--report_to", "none"],
         ["--disable_tqdm", "True"],
         ["--per_device_eval_batch_size", "3"],
+        ["--per_device_train_batch_size", "8"],
         ["--per_device_train_batch_size", "16", "--gradient_accumulation_steps", "2"],  # the recipe's 32 a step
         ["--recipe", "small-adan"],  # which it is anyway
     ],
