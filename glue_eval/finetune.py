@@ -11,34 +11,25 @@ from typing import Any, Literal
 import numpy as np
 from transformers import set_seed
 
-from glue_eval.classifier import (  # noqa: F401
-    MNLI_STARTED,
-    WEIGHT_FILES,
-    check_model,
-    load_classifier,
-    load_config,
-    load_tokenizer,
-    usable_length,
-)
+from glue_eval.classifier import MNLI_STARTED, load_classifier, load_config, load_tokenizer, usable_length
 from glue_eval.data import Split, read_split, split_paths
 from glue_eval.examples import Examples, Padding, TrainingExamples, tokenize
 from glue_eval.finetune_engine import (
     MOST_EVALUATIONS,
     FinetuneEngine,
     FinetuneOptions,
-    RunProgress,
     evaluation_steps,
 )
 from glue_eval.metrics import majority_baseline
 from glue_eval.predictions import Logits, answer_names, write_predictions
 from glue_eval.results import RunResult
+from glue_eval.run_watch import RunProgress
 from glue_eval.tasks import TASKS, Task
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.peak_memory import DEVICE, HOST, peak_memory
 from nlp_adan.training.deepspeed_checks import zero_stage
 from nlp_adan.training.engine import quiet_libraries
-from nlp_adan.training.grouped_order import GroupedOrder
-from nlp_adan.training.order import EpochOrder
+from nlp_adan.training.grouped_order import STEPS_IN_GROUP, GroupedOrder
 from nlp_adan.training.recipe import CommandParser, given_options
 
 RESULT = "result.json"
@@ -55,7 +46,7 @@ class FinetuneSpec:
     max_length: tokens of an example at most; None: the task's. max_train_examples: the first ones only; None: all.
     allow_partial: read a part of a file where the whole one is missing.
     checkpoint: which one is reported, the last step's or the one that scored best on the development files.
-    group_by_length: make batches of examples of similar length.
+    group_by_length: make batches of examples of similar length, which changes the batches (`GroupedOrder`).
     dropout: in place of the model's own. mnli_model: a model fine-tuned on MNLI, whose body RTE, MRPC and STS-B begin
         with.
     predict_test: predict the test files, and AX after MNLI, where they are there. save_model: keep the trained model.
@@ -67,7 +58,7 @@ class FinetuneSpec:
     max_train_examples: int | None = None
     allow_partial: bool = False
     checkpoint: Literal["last", "best"] = "last"
-    group_by_length: bool = True
+    group_by_length: bool = False
     dropout: float | None = None
     mnli_model: str | None = None
     predict_test: bool = True
@@ -138,7 +129,7 @@ class _FinetuneRun:
         self.max_length = usable_length(task, tokenizer, spec.max_length, load_config(spec.model))
         on_gpu = options.device.type == "cuda" and (options.bf16 or options.fp16)
         self.padding = Padding.of(tokenizer, GPU_MULTIPLE if on_gpu else 1)
-        self.start = spec.mnli_model if task.name in MNLI_STARTED and task.definition is None else None
+        self.start = spec.mnli_model if task.definition is None and task.name in MNLI_STARTED else None
         self.train_split = self._read(task, "train", spec.max_train_examples)
         self.dev_splits = [self._read(task, split.name) for split in task.dev_splits]
         self.test_splits = self._read_tests() if spec.predict_test else {}
@@ -155,7 +146,7 @@ class _FinetuneRun:
         task, spec = self.task, self.spec
         found = split_paths(spec.data, task, spec.allow_partial)
         splits = {split.name: self._read(task, split.name) for split in task.test_splits if split.name in found}
-        if task is TASKS["MNLI"] or (task.name == "MNLI" and task.definition is None):
+        if task.definition is None and task.name == "MNLI":
             diagnostic = TASKS[AX]
             for split in diagnostic.test_splits:
                 if split.name in split_paths(spec.data, diagnostic):
@@ -168,12 +159,12 @@ class _FinetuneRun:
             labels = np.asarray(split.labels, dtype=np.float32 if self.task.is_regression else np.int64)
         return Examples(tokenize(split, self.tokenizer, self.max_length), labels, self.padding, self.max_length)
 
-    def _order(self) -> EpochOrder | GroupedOrder:
-        options, num_samples = self.options, len(self.train_examples)
+    def _order(self) -> GroupedOrder:
+        """Groups of one step change no batch: they sort its samples, for micro-batches and chunks of similar length."""
+        options = self.options
         seed = options.seed if options.data_seed is None else options.data_seed
-        if not self.spec.group_by_length:
-            return EpochOrder(num_samples, seed)
-        return GroupedOrder(self.train_examples.tokens.lengths, seed, options.num_sequences_per_step)
+        steps = STEPS_IN_GROUP if self.spec.group_by_length else 1
+        return GroupedOrder(self.train_examples.tokens.lengths, seed, options.num_sequences_per_step, steps)
 
     def train(self, advance: Callable[[float, float], None]) -> None:
         """Fine-tune; the engine has the learning curve afterwards, and the checkpoint to report."""
@@ -285,11 +276,3 @@ class _FinetuneRun:
         }
         peak = memory.get(DEVICE, memory.get(HOST))
         return found if peak is None else {**found, "peak_memory_bytes": peak}
-
-
-def finetune(model: str, task: Task, data: Path, options: Any, tokenizer: Any, max_length: int) -> RunResult:
-    """A run in this process, into `options.output_dir`."""
-    spec = FinetuneSpec(model, data, max_length, predict_test=False, group_by_length=False)
-    run = _FinetuneRun(task, options, spec, 1)
-    run.train(lambda done, total: None)
-    return run.result("", Path(options.output_dir))

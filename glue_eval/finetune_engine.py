@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glue_eval.chunks import CPU_CHUNK_TOKENS, chunks_of
 from glue_eval.data import Split
 from glue_eval.examples import Examples, SortedExamples, TrainingExamples, as_it_is
 from glue_eval.metrics import main_score, score
 from glue_eval.predictions import Logits, answers
 from glue_eval.results import CurvePoint
+from glue_eval.run_watch import Cadence, TokenCount
 from glue_eval.tasks import Task
 from nlp_adan.errors import UserError
-from nlp_adan.training.agreement import sum_over_ranks
 from nlp_adan.training.engine import EngineOptions, mean_over_items
 from nlp_adan.training.option_checks import REFUSED, REFUSED_IN_PRETRAINING
 from nlp_adan.training.positions import PositionEngine, steps_of_epochs
 
 MOST_EVALUATIONS = 10  # of a run, unless its user says when
-# Measured in examples passed through the model: a backward pass costs two forward passes.
-TRAINING_WORK = 3
 
 _ALSO_REFUSED = (
     "accelerator_config.dispatch_batches", "accelerator_config.split_batches", "auto_find_batch_size",
@@ -94,84 +90,6 @@ def evaluation_steps(options: EngineOptions, num_samples: int, most: int) -> fro
     return frozenset({*ends[apart - 1 :: apart], max_steps})
 
 
-class TokenCount:
-    """Counts the tokens that are trained on, and the padding beside them (`loader.BatchCounter`)."""
-
-    def __init__(self) -> None:
-        self.tokens = self.padding = 0
-
-    def waiting_for_data(self) -> AbstractContextManager[None]:
-        """Not measured: the examples are in memory."""
-        return contextlib.nullcontext()
-
-    def count(self, batch: Mapping[str, Tensor]) -> None:
-        """batch: `attention_mask`, (batch, seq) int64 on the host."""
-        mask = batch["attention_mask"]
-        tokens = int(mask.sum())
-        self.tokens += tokens
-        self.padding += mask.numel() - tokens
-
-    def over_ranks(self) -> tuple[int, int]:
-        """Tokens and padding of all ranks together; every rank has to call it."""
-        return sum_over_ranks(self.tokens), sum_over_ranks(self.padding)
-
-
-class RunProgress(TrainerCallback):
-    """Tells how far a run is, in examples passed forward through the model.
-
-    num_predicted: that are predicted in the run besides training.
-    """
-
-    def __init__(self, advance: Callable[[float, float], None], samples_per_step: int, num_predicted: int) -> None:
-        self.advance = advance
-        self.samples_per_step = samples_per_step
-        self.num_predicted = num_predicted
-        self._predicted = 0
-        self._steps = 0
-
-    def _tell(self, state: TrainerState) -> None:
-        work = TRAINING_WORK * self.samples_per_step
-        total = work * state.max_steps + self.num_predicted
-        self.advance(min(work * self._steps + self._predicted, total), total)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._steps = state.global_step
-        self._tell(state)
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._predicted += args.eval_batch_size * args.world_size
-        self._tell(state)
-
-
-class Cadence(TrainerCallback):
-    """Asks for an evaluation, and the loss up to there, after certain steps; keeps the losses between evaluations."""
-
-    def __init__(self, steps: frozenset[int]) -> None:
-        self.steps = steps
-        self.loss_sum = 0.0
-        self.loss_steps = 0
-        self._logged_step = 0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step in self.steps:
-            control.should_evaluate = True
-        control.should_log |= control.should_evaluate or state.global_step >= state.max_steps
-
-    def add(self, loss: float, step: int) -> None:
-        """The mean loss since the last log line, at this step."""
-        self.loss_sum += loss * (step - self._logged_step)
-        self.loss_steps += step - self._logged_step
-        self._logged_step = step
-
-    def take_mean_loss(self) -> float | None:
-        """Over the steps since it was last taken."""
-        mean = self.loss_sum / self.loss_steps if self.loss_steps else None
-        self.loss_sum, self.loss_steps = 0.0, 0
-        return mean
-
-
 @dataclasses.dataclass
 class Reported:
     """The checkpoint whose predictions a run reports: after `step`, with logits by development file."""
@@ -204,7 +122,11 @@ class FinetuneEngine(PositionEngine):
         keeps_best: bool,
         **kwargs: Any,
     ) -> None:
-        self.token_count = TokenCount()
+        args: Any = kwargs["args"]
+        # A GPU waits for its kernels' launches at these sizes, not for padding; DeepSpeed and FSDP hook every forward.
+        in_chunks = args.device.type == "cpu" and not (args.deepspeed or args.fsdp or args.torch_compile)
+        self.chunk_tokens = CPU_CHUNK_TOKENS if in_chunks else None
+        self.token_count = TokenCount(self.chunk_tokens)
         super().__init__(
             train_dataset=train_dataset,
             eval_dataset=SortedExamples(dev[0][1]),  # for the Trainer to see that there is one
@@ -221,6 +143,18 @@ class FinetuneEngine(PositionEngine):
         self.evaluation_seconds = 0.0
         self.cadence = Cadence(steps or frozenset())
         self.add_callback(self.cadence)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See the Trainer: the sum over the batch's chunks."""
+        if return_outputs:
+            return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        losses = [
+            super(FinetuneEngine, self).compute_loss(model, chunk, num_items_in_batch=num_items_in_batch)
+            for chunk in chunks_of(inputs, self.chunk_tokens)
+        ]
+        return torch.stack(losses).sum()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the development files, once a step; a point of the learning curve."""

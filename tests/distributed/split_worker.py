@@ -26,10 +26,14 @@ from transformers import (
 from bert.masking import MaskingCollator
 from bert.model import build_model
 from bert.samples import TrainingBlocks
-from glue_eval.finetune_engine import example_loss
+from glue_eval.data import Split
+from glue_eval.examples import Examples, Padding, Tokens, TrainingExamples
+from glue_eval.finetune_engine import FinetuneEngine
+from glue_eval.tasks import TASKS
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
+from nlp_adan.training.grouped_order import GroupedOrder
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.pretraining import PretrainingEngine
 from tests.rows import Rows
@@ -58,15 +62,29 @@ def masked_lm(options: EngineOptions) -> Engine:
 
 
 def classifier(options: EngineOptions) -> Engine:
-    """A BERT classifier on random sentences."""
+    """A BERT classifier on random sentences of 3 to 16 tokens, as a GLUE run sets it up; 61 fill no whole steps."""
     generator = np.random.default_rng(1)
-    data = [
-        {"input_ids": torch.tensor(generator.integers(5, VOCAB_SIZE, SEQ_LENGTH)), "labels": int(label)}
-        for label in generator.integers(0, 3, 64)
-    ]
+
+    def examples(number: int, with_labels: bool) -> tuple[Split, Examples]:
+        lengths = generator.integers(3, SEQ_LENGTH + 1, number)
+        ids = generator.integers(5, VOCAB_SIZE, lengths.sum()).astype(np.uint16)
+        tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), None, num_cut=0)
+        labels = generator.integers(0, 3, number)
+        padding = Padding(token_id=0, type_id=0, on_left=False)
+        split = Split(TASKS["MNLI"], "dev_matched", Path(), [], labels.tolist(), [])
+        return split, Examples(tokens, labels if with_labels else None, padding, SEQ_LENGTH)
+
+    _, train = examples(61, with_labels=True)
+    order = GroupedOrder(train.tokens.lengths, 5, options.num_sequences_per_step, steps_in_group=4)
     config = BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=SEQ_LENGTH, num_labels=3, **SIZES, **NO_DROPOUT)
-    return Engine(
-        model=BertForSequenceClassification(config), args=options, train_dataset=data, compute_loss_func=example_loss
+    return FinetuneEngine(
+        task=TASKS["MNLI"],
+        model=BertForSequenceClassification(config),
+        args=options,
+        train_dataset=TrainingExamples(train, order),
+        dev=[examples(13, with_labels=False)],
+        steps=frozenset(),
+        keeps_best=False,
     )
 
 
@@ -107,6 +125,10 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
         "grad_norm": [float(line["grad_norm"]) for line in lines],
         "batch_hash": [line.get("batch_hash") for line in lines],
         "parameters": whole_parameters(trainer, config),
+        "tokens": trainer.token_count.over_ranks()[0] if isinstance(trainer, FinetuneEngine) else None,
+        "logits": torch.from_numpy(trainer.logits_of(trainer.dev[0][1]))
+        if isinstance(trainer, FinetuneEngine)
+        else None,
         "optimizer": type(getattr(trainer.optimizer.optimizer, "optimizer", trainer.optimizer.optimizer)).__name__,
         "is_sharded": hasattr(trainer.optimizer.optimizer, "optimizer"),
     }

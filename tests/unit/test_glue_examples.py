@@ -72,10 +72,21 @@ def test_tokenizers_in_python_have_their_turn() -> None:
     assert tokens.types is None and tokens.num_cut == 1
 
 
-def test_what_was_tokenized_once_is_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    written = []
+def count_writing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has an item for every time that tokens are made."""
+    written: list[int] = []
     write = examples_module._write_tokens
-    monkeypatch.setattr(examples_module, "_write_tokens", lambda *given: (written.append(given[-1]), write(*given))[1])
+
+    def write_tokens(*given: Any) -> None:
+        written.append(1)
+        write(*given)
+
+    monkeypatch.setattr(examples_module, "_write_tokens", write_tokens)
+    return written
+
+
+def test_what_was_tokenized_once_is_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written = count_writing(monkeypatch)
     tokenizer = tiny_tokenizer()
     tokenize(split_of(PAIRS), tokenizer, 9)
     digest = tokenizer_digest(tokenizer)
@@ -93,9 +104,7 @@ def test_what_was_tokenized_once_is_found_again(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_of_several_that_ask_together_one_tokenizes(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    written = []
-    write = examples_module._write_tokens
-    monkeypatch.setattr(examples_module, "_write_tokens", lambda *given: (written.append(1), write(*given))[1])
+    written = count_writing(monkeypatch)
     found: list[Tokens] = []
     threads = [
         threading.Thread(target=lambda: found.append(tokenize(split_of(PAIRS), tiny_tokenizer(), 9))) for _ in range(6)

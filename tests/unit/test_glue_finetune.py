@@ -215,7 +215,8 @@ def test_evaluations_are_at_epochs_ends(tmp_path: Path, num_samples: int, epochs
 
 def test_dropout_and_length_and_number_of_examples_act(tmp_path: Path, shared: dict[str, Path]) -> None:
     plain = run(tmp_path / "plain", shared, predict_test=False)
-    for name, spec in {"dropout": {"dropout": 0.4}, "max_length": {"max_length": 6}}.items():
+    specs: dict[str, dict[str, Any]] = {"dropout": {"dropout": 0.4}, "max_length": {"max_length": 6}}
+    for name, spec in specs.items():
         other = run(tmp_path / name, shared, predict_test=False, **spec)
         assert other.train_loss != plain.train_loss, name
     assert plain.max_length == 64 and plain.num_cut == 0 and plain.settings["dropout"] is None

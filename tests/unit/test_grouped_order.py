@@ -53,6 +53,15 @@ def test_a_group_ends_with_its_epoch() -> None:
     assert sorted(indices[epochs == 0]) == list(range(100))
 
 
+def test_groups_of_one_step_leave_each_step_its_samples() -> None:
+    lengths = random_lengths(100)
+    positions = np.arange(25 * 8)
+    found = GroupedOrder(lengths, 3, 8, 1).at(positions)[1].reshape(25, 8)
+    expected = EpochOrder(100, 3).at(positions)[1].reshape(25, 8)
+    assert (np.sort(found) == np.sort(expected)).all()
+    assert (np.diff(lengths[found]) >= 0).all()
+
+
 def test_groups_of_an_epoch_are_equally_long() -> None:
     order = GroupedOrder(random_lengths(1000), 0, 10, 30)  # 100 steps: four groups of 25, not 30, 30, 30 and 10
     assert sorted({order.group_of(step) for step in range(100)}) == [(0, 25), (25, 50), (50, 75), (75, 100)]
@@ -103,11 +112,14 @@ def test_nothing_drifts_from_step_to_step() -> None:
 
 
 def test_a_step_costs_its_group_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[int] = []
     permute = EpochOrder.at
-    monkeypatch.setattr(
-        EpochOrder, "at", lambda self, positions: (asked.append(len(positions)), permute(self, positions))[1]
-    )
+
+    def at(self: EpochOrder, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(positions))
+        return permute(self, positions)
+
+    monkeypatch.setattr(EpochOrder, "at", at)
     order = GroupedOrder(np.full(10**6, 3), 0, 32, 50)
     begin, _ = order.group_of(10**9)
     for step in range(begin, begin + 10):
