@@ -21,7 +21,7 @@ from glue_eval.differences import (
 from glue_eval.latex import latex_table
 from glue_eval.recorded import Recorded, read_recorded
 from glue_eval.sample_tasks import SAMPLE_NOTICE
-from glue_eval.score_tables import counted, mean_and_deviation, metric_name, percent, remark
+from glue_eval.score_tables import counted, mean_and_deviation, metric_name, remark, signed
 from glue_eval.statistics import CONFIDENCE, NUM_RESAMPLES
 from glue_eval.summary import ScoreSummary
 from nlp_adan.errors import UserError
@@ -116,7 +116,7 @@ def verdict(comparison: Comparison) -> str:
         text = f"{side.label} against {comparison.sides[0].label}: "
         text += f"{', '.join(counts)} of {counted(len(scores), 'score')}" if scores else "no task in common"
         if means:
-            text += f"; {means[0].task} {_signed(means[0].value)}"
+            text += f"; {means[0].task} {signed(means[0].value)}"
             text += f" ({_interval(means[0])})" if means[0].interval else ""
         told.append(text)
     line = ". ".join(told) + "."
@@ -159,7 +159,7 @@ def make_latex(comparison: Comparison) -> str:
     by_name = [{(each.task, each.score): each for each in found} for found in comparison.found]
 
     def difference(found: Difference | None) -> str:
-        return NOTHING if found is None else f"{_signed(found.value)} ({_interval(found)})"
+        return NOTHING if found is None else f"{signed(found.value)} ({_interval(found)})"
 
     rows = []
     for task, name, cells in _score_rows(comparison):
@@ -234,7 +234,7 @@ def _differences_section(comparison: Comparison, side: Side, found: Sequence[Dif
     means: list[tuple[str, ...]] = []
     for each in found:
         shows = f"{each.shows}: {each.reason}" if each.reason else each.shows
-        cells = (_signed(each.value), _interval(each), shows)
+        cells = (signed(each.value), _interval(each), shows)
         if each.score is None:
             means.append((each.task, *cells))
         else:
@@ -285,9 +285,4 @@ def _reports_section(comparison: Comparison) -> Section:
 
 def _interval(found: Difference) -> str:
     ends = found.interval
-    return NOTHING if ends is None else f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}"
-
-
-def _signed(value: float) -> str:
-    text = percent(value)
-    return text if text.startswith("-") else f"+{text}"
+    return NOTHING if ends is None else f"{signed(ends.low)} to {signed(ends.high)}"

@@ -10,14 +10,21 @@ from typing import Any, Literal
 
 from glue_eval.tasks import TASKS, SplitFile, Task
 
+NOT_RUN = "it has not run yet"
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A run without a result: the name of its task, its seed, and in a line what went wrong."""
+    """A run without a result: the name of its task, its seed, and in a line what went wrong, or `NOT_RUN`."""
 
     task: str
     seed: int
     error: str
+
+    @property
+    def kind(self) -> str:
+        """`failed`, or `not run`."""
+        return "not run" if self.error == NOT_RUN else "failed"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with a member per field."""

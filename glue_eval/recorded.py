@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glue_eval.protocol import Failure, Protocol
+from glue_eval.protocol import NOT_RUN, Failure, Protocol
 from glue_eval.results import RunResult
 from nlp_adan.errors import UserError
 
 PLAN = "plan.json"
-NOT_RUN = "it has no result yet"
 
 
 @dataclass(frozen=True)

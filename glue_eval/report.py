@@ -58,10 +58,19 @@ class Report:
     environment: Mapping[str, Any]
 
     @property
-    def without_result(self) -> list[str]:
-        """The tasks of which no run has a result."""
+    def without_result(self) -> dict[str, str]:
+        """The tasks of which no run has a result, with what became of their runs."""
         found = {summary.task.name for summary in self.summaries}
-        return [task.name for task in self.protocol.tasks if task.name not in found]
+        kinds = {
+            failure.task: failure.kind
+            for failure in sorted(self.failures, key=lambda failure: failure.kind == "failed")
+        }
+        return {task.name: kinds.get(task.name, "not run") for task in self.protocol.tasks if task.name not in found}
+
+    def names_of(self, kind: str) -> list[str]:
+        """The tasks of which some run has failed, or has not run."""
+        names = {failure.task for failure in self.failures if failure.kind == kind}
+        return [task.name for task in self.protocol.tasks if task.name in names]
 
     @property
     def mark(self) -> str:
@@ -147,25 +156,26 @@ def make_data(report: Report) -> dict[str, Any]:
 
 def verdict(report: Report) -> str:
     """One line: the average by name, on how many tasks the model learnt anything, and what to mind."""
-    summaries, failures = report.summaries, report.failures
-    failed = sorted({failure.task for failure in failures}, key=[task.name for task in report.protocol.tasks].index)
-    if not summaries:
-        line = f"No result: all {counted(len(failures), 'run')} failed ({', '.join(failed)})."
-        return f"{_capital(SAMPLE_NOTICE)}. {line}" if report.protocol.is_sample else line
-    mean = report.averages[0]
+    summaries = report.summaries
+    minded = [
+        ("collapsed runs", [summary.task.name for summary in summaries if summary.collapsed_seeds]),
+        ("failed runs", report.names_of("failed")),
+        ("not run yet", report.names_of("not run")),
+        ("partial data", [summary.task.name for summary in summaries if summary.partial]),
+    ]
+    line = _in_numbers(report) if summaries else f"No result of {counted(len(report.failures), 'run')}"
+    line += "".join(f"; {what}: {', '.join(names)}" for what, names in minded if names)
+    return f"{_capital(SAMPLE_NOTICE)}. {line}." if report.protocol.is_sample else f"{line}."
+
+
+def _in_numbers(report: Report) -> str:
+    summaries, mean = report.summaries, report.averages[0]
     num_seeds = {len(summary.runs) for summary in summaries}
     seeds = f"{min(num_seeds)} to {max(num_seeds)} seeds" if len(num_seeds) > 1 else counted(num_seeds.pop(), "seed")
     learnt = [summary for summary in summaries if summary.has_learnt]
     line = f"{_capital(mean.name)} {percent(mean.value)} on the development files ({seeds} per task"
     line += f"; always answering the majority gives {percent(mean.baseline)})" if mean.baseline is not None else ")"
-    line += f"; above the majority baseline on {len(learnt)} of {counted(len(summaries), 'task')}"
-    for what, names in (
-        ("collapsed runs", [summary.task.name for summary in summaries if summary.collapsed_seeds]),
-        ("failed runs", failed),
-        ("partial data", [summary.task.name for summary in summaries if summary.partial]),
-    ):
-        line += f"; {what}: {', '.join(names)}" if names else ""
-    return f"{_capital(SAMPLE_NOTICE)}. {line}." if report.protocol.is_sample else f"{line}."
+    return f"{line}; above the majority baseline on {len(learnt)} of {counted(len(summaries), 'task')}"
 
 
 def print_scores(report: Report, document: Document) -> None:
@@ -196,7 +206,7 @@ def _console_rows(report: Report) -> list[tuple[str, ...]]:
         for summary in report.summaries
         for score in summary.scores
     ]
-    rows += [(name, *(NOTHING,) * (len(CONSOLE_COLUMNS) - 2), "failed") for name in report.without_result]
+    rows += [(name, *(NOTHING,) * (len(CONSOLE_COLUMNS) - 2), what) for name, what in report.without_result.items()]
     for mean in report.averages[:1]:
         cells = (percent(mean.value), percent(mean.baseline), NOTHING, NOTHING, "", "")
         rows.append((mean.name, "mean of medians", *cells))

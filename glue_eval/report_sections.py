@@ -21,17 +21,19 @@ BYTES_PER_MIB = 1 << 20
 
 def troubles_section(summaries: Sequence[TaskSummary], failures: Sequence[Failure]) -> list[Section]:
     """Every failed and every collapsed run by name; no section where there is none."""
-    rows = [(failure.task, str(failure.seed), "failed", failure.error) for failure in failures]
+    rows = [(failure.task, str(failure.seed), failure.kind, failure.error) for failure in failures]
     for summary in summaries:
         constant = "constant predictions: the scores are those of always giving one answer"
+        if summary.task.is_regression:
+            constant = "predictions that hardly differ: the model has learnt the mean score at most"
         rows += [(summary.task.name, str(seed), "collapsed", constant) for seed in summary.collapsed_seeds]
     if not rows:
         return []
-    told = "Failed runs are in no score of this report; the next call of the same command tries them again. " * bool(
+    told = "Runs without a result are in no score of this report; the same command tries them again. " * bool(
         failures
     ) + "Collapsed runs count in all scores." * any(summary.collapsed_seeds for summary in summaries)
     columns = (Column("Task"), Column("Seed", "right"), Column("What"), Column("How"))
-    return [Section("Failed and collapsed runs", (Table(columns, tuple(rows)), Paragraph(told.strip())))]
+    return [Section("Failed, missing and collapsed runs", (Table(columns, tuple(rows)), Paragraph(told.strip())))]
 
 
 def averages_section(found: Sequence[Average]) -> Section:
@@ -107,7 +109,7 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
     rows = []
     for summary in summaries:
         run = summary.runs[0]
-        epochs = NOTHING if run.epochs is None else f"{run.epochs:g}"
+        epochs = NOTHING if run.epochs is None else f"{run.epochs:.3g}"
         length = NOTHING if run.max_length is None else str(run.max_length)
         counts = (str(run.batch_size), epochs, str(run.steps), length, share(run.num_cut / max(run.num_train, 1)))
         sizes = (f"{run.num_train:,}", f"{run.num_dev:,}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from glue_eval.protocol import Protocol
 from glue_eval.published import PUBLISHED, PublishedRow
@@ -28,13 +28,19 @@ def metric_name(score_name: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction times 100, with one decimal."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    """A fraction times 100, with one decimal; never `-0.0`."""
+    return NOTHING if value is None else f"{100 * value:.1f}".replace("-0.0", "0.0")
+
+
+def signed(value: float) -> str:
+    """A difference of fractions times 100, with its sign."""
+    text = percent(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def percent_interval(value: Interval | None) -> str:
     """Both ends times 100."""
-    return NOTHING if value is None else f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return NOTHING if value is None else f"{percent(value.low)} to {percent(value.high)}"
 
 
 def mean_and_deviation(score: ScoreSummary) -> str:
@@ -53,8 +59,9 @@ def remark(summary: TaskSummary) -> str:
     told = []
     if collapsed:
         told.append("collapsed" if num_runs == 1 else f"collapsed {collapsed}/{num_runs}")
-    if summary.failures:
-        told.append(f"failed {len(summary.failures)}/{num_runs + len(summary.failures)}")
+    for kind in ("failed", "not run"):
+        if number := sum(failure.kind == kind for failure in summary.failures):
+            told.append(f"{kind} {number}/{num_runs + len(summary.failures)}")
     if summary.partial:
         told.append("partial data")
     if summary.starts:
@@ -89,8 +96,8 @@ def deltas(summary: TaskSummary, score: ScoreSummary, protocol: Protocol) -> dic
     return {title: value for title, value in found.items() if value is not None}
 
 
-def score_table(summaries: Sequence[TaskSummary], failed: Sequence[str], protocol: Protocol) -> Table:
-    """The table of scores; `failed` names the tasks without any result."""
+def score_table(summaries: Sequence[TaskSummary], failed: Mapping[str, str], protocol: Protocol) -> Table:
+    """The table of scores; `failed`: by name the tasks without any result, and what became of them."""
     dev_rows = [row for row in comparable_rows(summaries, protocol) if row.split == "dev"]
     heads = ("Task", "Metric", "Median", "Mean ± SD", "Best", "n", "Majority")
     columns = [Column(head, "left" if head in ("Task", "Metric") else "right") for head in heads]
@@ -111,7 +118,7 @@ def score_table(summaries: Sequence[TaskSummary], failed: Sequence[str], protoco
                 remark(summary),
             ))  # fmt: skip
     empty = (NOTHING,) * (len(columns) - 1)
-    rows += [(name, *empty, "failed") for name in failed]
+    rows += [(name, *empty, what) for name, what in failed.items()]
     return Table((*columns, Column("Remark")), tuple(rows))
 
 

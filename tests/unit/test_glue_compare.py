@@ -13,7 +13,8 @@ import pytest
 from glue_eval.compare import write_comparison
 from glue_eval.development import Development
 from glue_eval.differences import differences, joined, make_sides
-from glue_eval.recorded import NOT_RUN, read_recorded
+from glue_eval.protocol import NOT_RUN
+from glue_eval.recorded import read_recorded
 from glue_eval.report_command import report_command
 from glue_eval.sample_tasks import SAMPLE_NOTICE
 from glue_eval.tasks import TASKS

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from glue_eval.latex import escaped, latex_table
-from glue_eval.protocol import Failure, Protocol
+from glue_eval.protocol import NOT_RUN, Failure, Protocol
 from glue_eval.report import write_glue_report
 from glue_eval.results import RunResult
 from glue_eval.sample_tasks import SAMPLE_NOTICE
@@ -55,7 +55,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
         more = {"ax": {"all": run.seed / 10, "Logic": 0.2}} if run.task == "MNLI" else changes.get(run.task)
         # Plots are the dear part of a report: three tasks with curves will do.
         results[place] = dataclasses.replace(run, **({"curve": []} if more is None else more))
-    failures = [Failure(task, seed, error or "not run yet") for (task, seed), error in failed.items()]
+    failures = [Failure(task, seed, error or NOT_RUN) for (task, seed), error in failed.items()]
     write_glue_report(folder, results, protocol=protocol, failures=failures)
     return folder, json.loads((folder / "report.json").read_text())
 
@@ -87,14 +87,16 @@ def test_the_verdict_comes_first_and_names_what_to_mind(sweep: tuple[Path, dict[
     assert first[0] == "# GLUE: runs/tiny" and first[2] == f"**{values['summary']}**"
     # SST-2 is partial and one task is not GLUE's: no published average has its name over these.
     assert values["summary"].startswith("Mean over the 10 tasks run ")
-    assert values["summary"].endswith("; collapsed runs: MRPC; failed runs: QNLI, RTE; partial data: SST-2.")
+    assert values["summary"].endswith(
+        "; collapsed runs: MRPC; failed runs: QNLI; not run yet: RTE; partial data: SST-2."
+    )
 
 
 def test_failed_and_collapsed_runs_are_named(sweep: tuple[Path, dict[str, Any]]) -> None:
     folder, values = sweep
     text = text_of(folder / "report.md")
     assert "| QNLI | 2 | failed | out of memory" in text
-    assert "| RTE | 3 | failed | not run yet" in text
+    assert f"| RTE | 3 | not run | {NOT_RUN}" in text and "| not run 1/3 |" in text
     assert "| MRPC | 2 | collapsed | constant predictions" in text
     assert re.search(r"\| QNLI \| accuracy \|[^\n]*?\| 2 \|[^\n]*?\| failed 1/3 \|", text)
     assert values["failures"][0] == {"task": "QNLI", "seed": 2, "error": "out of memory"}
@@ -239,8 +241,8 @@ def test_collapsed_runs_are_marked_and_do_not_count_as_learnt(tmp_path: Path) ->
 
 
 def test_a_report_without_any_result_names_the_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = write(tmp_path, [], (Failure("RTE", 1, "no space left"), Failure("CoLA", 1, "no space left")))
-    assert values["summary"] == "No result: all 2 runs failed (CoLA, RTE)."
+    values = write(tmp_path, [], (Failure("RTE", 1, NOT_RUN), Failure("CoLA", 1, "no space left")))
+    assert values["summary"] == "No result of 2 runs; failed runs: CoLA; not run yet: RTE."
     assert (values["average"], values["tasks"], values["runs"]) == (None, {}, [])
     assert "no space left" in (tmp_path / "report.html").read_text()
     assert "failed" in capsys.readouterr().out
