@@ -144,12 +144,12 @@ def _mnli_body(folder: str, config: Any) -> Any:
     if not any("ForSequenceClassification" in name for name in theirs.architectures or ()):
         raise UserError(
             f"--mnli_model: {folder!r} was not fine-tuned on a task ({', '.join(theirs.architectures or ['unknown'])})"
-            "; name the `model` folder of a run on MNLI (`--tasks MNLI --save_model`)"
+            "; name the `model` folder of a run on MNLI (`--tasks MNLI --save_models`)"
         )
     if theirs.num_labels != len(THREE_WAY):
         raise UserError(
             f"--mnli_model: {folder!r} tells {theirs.num_labels} labels apart, MNLI has {len(THREE_WAY)}; "
-            "name the `model` folder of a run on MNLI (`--tasks MNLI --save_model`)"
+            "name the `model` folder of a run on MNLI (`--tasks MNLI --save_models`)"
         )
     for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
         if getattr(theirs, name, None) != getattr(config, name, None):

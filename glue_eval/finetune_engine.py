@@ -41,7 +41,7 @@ _REFUSED = {
     "label_names": "would leave the loss without its labels; leave it out",
     "load_best_model_at_end": "would not act: say `--checkpoint best`",
     "metric_for_best_model": "would not act: `--checkpoint best` goes by the task's own score",
-    "save_strategy": "would not act: a run begins anew; `--save_model` keeps the trained model",
+    "save_strategy": "would not act: a run begins anew; `--save_models` keeps the trained model",
     "train_sampling_strategy": "would not act: say `--group_by_length`",
     "use_liger_kernel": "would not act: Liger has no kernels for classifiers; leave it out",
 }
@@ -52,7 +52,7 @@ class FinetuneOptions(EngineOptions):
     """The engine's options as fine-tuning takes them: a run that was interrupted begins anew, so nothing is saved."""
 
     save_strategy: str = dataclasses.field(
-        default="no", metadata={"help": "Not used: a run begins anew; `--save_model` keeps the trained model."}
+        default="no", metadata={"help": "Not used: a run begins anew; `--save_models` keeps the trained model."}
     )
     logging_nan_inf_filter: bool = dataclasses.field(
         default=False, metadata={"help": "Log the mean of the losses before in the place of one that is no number."}

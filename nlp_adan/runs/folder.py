@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ from nlp_adan.storage import write_json
 FAILED = "failed.json"
 OUTPUT = "output.log"
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that know none
 RETRY_SECONDS = 0.05
 SHOWN_LINES = 20
 TAIL_BYTES = 1 << 14
@@ -54,6 +56,11 @@ def folder_lock(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
                     holder = file.read().strip() or "another process"
                     raise UserError(f"{folder} is being written by {holder}: wait for it, or end it") from None
                 time.sleep(RETRY_SECONDS)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                print(f"note: {folder}: its file system has no locks; see that no other call writes it", flush=True)
+                break
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

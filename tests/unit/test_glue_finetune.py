@@ -298,7 +298,7 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, shared: dict[str, Path]) ->
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--save_strategy", "epoch"], "--save_strategy: .*`--save_model`"),
+        (["--save_strategy", "epoch"], "--save_strategy: .*`--save_models`"),
         (["--metric_for_best_model", "loss"], "--metric_for_best_model: .*`--checkpoint best`"),
         (["--train_sampling_strategy", "sequential"], "--train_sampling_strategy: .*`--group_by_length`"),
         (["--dataloader_drop_last", "True"], "--dataloader_drop_last: "),

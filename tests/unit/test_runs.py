@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -103,7 +104,9 @@ def work_long(folder: Path, advance: Advance, saves: bool = False) -> None:
     time.sleep(600)
 
 
-def sleep_a_second(folder: Path, advance: Advance) -> None:
+def do_a_third(folder: Path, advance: Advance) -> None:
+    """And the rest a second later."""
+    advance(1, 3)
     time.sleep(1)
     write_json(folder / "result.json", {})
 
@@ -232,6 +235,7 @@ class Bar:
     def __init__(self, **given: Any) -> None:
         self.total, self.n = given["total"], 0.0
         self.names: set[str] = set()
+        self.shares: list[float] = []
         Bar.last = self
 
     last: Bar
@@ -239,6 +243,7 @@ class Bar:
     def update(self, parts: float) -> None:
         assert parts >= -1e-9
         self.n += parts
+        self.shares.append(round(self.n / self.total, 3))
 
     def set_description(self, text: str, refresh: bool) -> None:
         self.names.add(text)
@@ -254,12 +259,13 @@ def test_the_bar_counts_work_and_names_what_runs(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(nlp_adan.runs.execution, "progress", Bar)
     runs = [
         Run("small", tmp_path / "small", count_up, work=1),
-        Run("large", tmp_path / "large", sleep_a_second, work=9),
+        Run("large", tmp_path / "large", do_a_third, work=9),
     ]
     used = time.process_time()
     execute(runs, preload=PRELOAD)
     assert time.process_time() - used < 0.5  # it waits, it does not look again and again
-    assert Bar.last.n == pytest.approx(Bar.last.total) and {"large", "runs"} <= Bar.last.names
+    assert {0.1, 0.1 + 0.9 / 3, 1.0} <= set(Bar.last.shares) and Bar.last.shares[-1] == 1
+    assert Bar.last.names == {"small", "large", "runs"}
 
 
 # ---- ends ----
@@ -338,3 +344,14 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path, monkeyp
     holder.join()
     with folder_lock(tmp_path / "a"):
         pass
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lockf(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with folder_lock(tmp_path):
+        assert f"note: {tmp_path}: its file system has no locks" in capsys.readouterr().out
