@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv if it is missing, then checks style, types and behaviour. Words after it go to pytest.
+# Makes .venv if it is missing, then checks style, types and behaviour. Words after it go to pytest (`-n 0`: one process).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash make_venv.sh --test
@@ -7,4 +7,6 @@ export PATH=$PWD/.venv/bin:$PATH HF_HUB_OFFLINE=1 DS_ACCELERATOR=${DS_ACCELERATO
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Two processes of one thread each; a file's tests stay together, for they share what they have started.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+python -m pytest --numprocesses 2 --dist loadfile "$@"
