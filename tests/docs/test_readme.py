@@ -17,6 +17,7 @@ from bert.options import parse_options
 from glue_eval.check_command import parse_check
 from glue_eval.listing import parse_list
 from glue_eval.options import command_parser as sweep_parser
+from glue_eval.report_command import parse_report
 from glue_eval.submit_command import parse_submit
 from nlp_adan.integrations.huggingface import adan_options
 from nlp_adan.training.recipe import word_value
@@ -85,6 +86,8 @@ def check_command(command: str) -> None:
         assert (PROJECT / program).is_file()
     elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "submit"]:
         parse_submit(rest[3:])
+    elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "report"]:
+        parse_report(rest[3:])
     elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "check-data"]:
         parse_check(rest[3:])
     elif program.endswith("python") and rest[:3] == ["-m", "glue_eval", "list"]:

@@ -205,6 +205,8 @@ def test_mistakes_of_the_command_are_named(tmp_path: Path) -> None:
     assert f"no {tmp_path}/none/plan.json" in complaint(tmp_path / "none")
     assert "--output_dir: say where the comparison goes" in complaint(report, empty)
     assert "goes into its own folder" in complaint(report, *out)
+    assert "required: OUT; see python -m glue_eval report --help" in complaint()
+    assert "--output" in complaint(report, "--output", "x")
     assert "is given twice" in complaint(report, tmp_path / "a" / ".", *out)
     assert "holds the report of one of them" in complaint(report, empty, "--output_dir", report)
     assert f"{empty}: none of its runs (1) has a result yet" in complaint(report, empty, *out)
