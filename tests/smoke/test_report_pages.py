@@ -127,6 +127,6 @@ def browse(folder: Path, *options: str) -> tuple[str, list[str]]:
     assert CHROMIUM is not None
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
              f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", *options]  # fmt: skip
-    run = subprocess.run([*words, (folder / "driver.html").as_uri()], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*words, (folder / "driver.html").as_uri()], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return run.stdout, [line for line in run.stderr.splitlines() if ":CONSOLE" in line]
