@@ -40,7 +40,7 @@ def command_parser() -> CommandParser:
 def main(words: Sequence[str]) -> None:
     """Read the command line, prepare, print one line."""
     quiet_libraries()
-    (options,) = command_parser().parse(words)
+    options = _parse(words)
     if options.data is not None and is_prepared(Path(options.data).expanduser()):
         raise UserError(f"--data {options.data!r} is prepared already: train on it, or name its text")
     folder = Path(options.output_dir).expanduser() if options.output_dir else None
@@ -49,6 +49,12 @@ def main(words: Sequence[str]) -> None:
     with exits_to_be_resumed("the same command"):
         stream = prepare_stream(options, folder)
     print(summary(stream, None if existed else time.monotonic() - started))
+
+
+def _parse(words: Sequence[str]) -> PrepareOptions:
+    options: PrepareOptions
+    (options,) = command_parser().parse(words)
+    return options
 
 
 def summary(stream: PreparedStream, seconds: float | None) -> str:

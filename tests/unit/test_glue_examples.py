@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import pydoc_data.topics
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+from bert.tokenizer import TokenizerKind, train_tokenizer
+from glue_eval import encoding
 from glue_eval import examples as examples_module
 from glue_eval.data import Split
 from glue_eval.examples import (
@@ -55,7 +59,7 @@ def test_as_the_tokenizer_encodes(texts: Any, max_length: int, quick: bool, monk
     whole = tokenizer(first, second)
     expected = tokenizer(first, second, truncation=True, max_length=max_length)
     if not quick:
-        monkeypatch.setattr(examples_module, "_quick_rows", lambda *_: [([], [], False)] * len(texts))
+        monkeypatch.setattr(encoding, "_equal", lambda *_: False)
     tokens = tokenize(split_of(texts), tokenizer, max_length)
     assert rows(tokens, tokens.ids) == expected["input_ids"]
     assert rows(tokens, tokens.types) == expected["token_type_ids"]
@@ -63,6 +67,39 @@ def test_as_the_tokenizer_encodes(texts: Any, max_length: int, quick: bool, monk
     assert (tokens.num_cut > 0) == (max_length == 9)
     assert tokens.lengths.tolist() == [len(ids) for ids in expected["input_ids"]]
     assert isinstance(tokens.ids, np.memmap) and tokens.ids.dtype == np.uint16
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_texts_of_all_sorts(kind: TokenizerKind) -> None:
+    """Empty ones, accents, emoji, special tokens as text; also where the first rows have no tokens at all."""
+    texts = [*pydoc_data.topics.topics.values()]
+    tokenizer = train_tokenizer(texts, 500, kind, model_max_length=64)
+    odd = [
+        "",
+        " ",
+        "Na\u00efve caf\u00e9 \U0001f600!",
+        tokenizer.sep_token or "",
+        "a" * 300,
+        "\u4e2d\u6587 x\u00a0y",
+        "\t",
+    ]
+    rows_of_text = [("", ""), ("", "a"), *itertools.product([*odd, *texts[:9]], repeat=2)]
+    for max_length in (8, 40):
+        tokens = tokenize(split_of(rows_of_text), tokenizer, max_length)
+        first, second = ([row[place] for row in rows_of_text] for place in (0, 1))
+        expected = tokenizer(first, second, truncation=True, max_length=max_length)
+        assert rows(tokens, tokens.ids) == expected["input_ids"]
+        whole = tokenizer(first, second, verbose=False)["input_ids"]
+        assert tokens.num_cut == sum(len(ids) > max_length for ids in whole)
+
+
+def test_texts_without_tokens_are_framed_too() -> None:
+    """The first rows do not show where a text stands between the special tokens."""
+    texts = [("", "")] * 2100 + [("w1", "w2 w3"), ("", "w4")]
+    tokens = tokenize(split_of(texts), tiny_tokenizer(), 9)
+    expected = tiny_tokenizer()([one for one, _ in texts], [two for _, two in texts])
+    assert rows(tokens, tokens.ids) == expected["input_ids"] and tokens.num_cut == 0
+    assert rows(tokens, tokens.types) == expected["token_type_ids"]
 
 
 def test_tokenizers_in_python_have_their_turn() -> None:

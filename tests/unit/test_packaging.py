@@ -39,8 +39,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if int(version.split(".")[0]) < 77:
         pytest.skip(f"building takes setuptools 77 or newer, found {version}")
     folder = tmp_path_factory.mktemp("build")
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info")
-    shutil.copytree(PROJECT, folder / "copy", ignore=unwanted)
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(
+        PROJECT,
+        folder / "copy",  # without the runs that someone trained here
+        ignore=lambda where, names: unwanted(where, names) | ({"runs"} if Path(where) == PROJECT else set()),
+    )
     with tarfile.open(build("sdist", folder / "copy", folder / "sdist")) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (source,) = (folder / "unpacked").iterdir()
