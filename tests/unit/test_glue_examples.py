@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from bert.tokenizer import TokenizerKind, train_tokenizer
@@ -72,18 +74,11 @@ def test_as_the_tokenizer_encodes(texts: Any, max_length: int, quick: bool, monk
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_texts_of_all_sorts(kind: TokenizerKind) -> None:
     """Empty ones, accents, emoji, special tokens as text; also where the first rows have no tokens at all."""
-    texts = [*pydoc_data.topics.topics.values()]
-    tokenizer = train_tokenizer(texts, 500, kind, model_max_length=64)
-    odd = [
-        "",
-        " ",
-        "Na\u00efve caf\u00e9 \U0001f600!",
-        tokenizer.sep_token or "",
-        "a" * 300,
-        "\u4e2d\u6587 x\u00a0y",
-        "\t",
-    ]
-    rows_of_text = [("", ""), ("", "a"), *itertools.product([*odd, *texts[:9]], repeat=2)]
+    texts = [text[:2000] for text in [*pydoc_data.topics.topics.values()][:30]]
+    tokenizer = train_tokenizer(texts, 400, kind, model_max_length=64)
+    odd = ["", " ", "Na\u00efve caf\u00e9 \U0001f600!", tokenizer.sep_token, "a" * 90, "\u4e2d\u6587 x\u00a0y", "\t"]
+    some = [text[:120] for text in texts[:6]]
+    rows_of_text = [("", ""), ("", some[0]), *itertools.product([*odd, *some], repeat=2)]
     for max_length in (8, 40):
         tokens = tokenize(split_of(rows_of_text), tokenizer, max_length)
         first, second = ([row[place] for row in rows_of_text] for place in (0, 1))
@@ -91,6 +86,26 @@ def test_texts_of_all_sorts(kind: TokenizerKind) -> None:
         assert rows(tokens, tokens.ids) == expected["input_ids"]
         whole = tokenizer(first, second, verbose=False)["input_ids"]
         assert tokens.num_cut == sum(len(ids) > max_length for ids in whole)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=2), st.integers(4, 24), st.sampled_from(["left", "right"]))
+def test_what_is_left_of_long_texts(lengths: list[int], max_length: int, side: str) -> None:
+    """The tokenizers library is the oracle."""
+    tokenizer = tiny_tokenizer(truncation_side=side)
+    words = [[" ".join(WORDS[:length])] for length in lengths]
+    (expected,) = tokenizer(*words, truncation=True, max_length=max_length)["input_ids"]
+    texts = [("w1", "w2" if len(words) == 2 else None), (words[0][0], words[1][0] if len(words) == 2 else None)]
+    found = list(encoding.encoded_rows(texts, tokenizer, max_length))[1]
+    assert found.ids.tolist() == expected
+    assert found.is_cut == (len(tokenizer(*words)["input_ids"][0]) > max_length)
+
+
+def test_pairs_of_long_documents_take_no_more_memory_than_they_are() -> None:
+    """The library makes every pair of their pieces: here 250,000 rows."""
+    long = " ".join(WORDS * 100)
+    tokens = tokenize(split_of([("w1", "w2"), (long, long)]), tiny_tokenizer(), 11)
+    assert tokens.lengths.tolist() == [5, 11] and tokens.num_cut == 1
 
 
 def test_texts_without_tokens_are_framed_too() -> None:
