@@ -73,11 +73,11 @@ class PositionEngine(Engine):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """See the Trainer."""
-        loader = super().get_eval_dataloader(eval_dataset)
-        batches = getattr(loader, "base_dataloader", loader)  # accelerate's hands no attribute on to it
-        batches.worker_init_fn = ignore_signals
-        batches.generator = torch.Generator()  # as for training: an evaluation draws none of the run's random numbers
-        return loader
+        return _apart(super().get_eval_dataloader(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """See the Trainer."""
+        return _apart(super().get_test_dataloader(test_dataset))
 
     def get_train_dataloader(self) -> Any:
         """This rank's batches from the step on that the run has reached when they are first asked for."""
@@ -104,3 +104,11 @@ class PositionEngine(Engine):
             multiprocessing_context=options.dataloader_multiprocessing_context,
         )
         return PositionLoader(batches, options.device, self.counter)
+
+
+def _apart(loader: Any) -> Any:
+    """A loader of evaluation batches that takes no signal, and draws none of the run's random numbers."""
+    batches = getattr(loader, "base_dataloader", loader)  # accelerate's hands no attribute on to it
+    batches.worker_init_fn = ignore_signals
+    batches.generator = torch.Generator()
+    return loader

@@ -190,6 +190,7 @@ def _write_diagnostics(data: Path) -> None:
 
 
 def test_the_learning_curve_follows_the_users_strategy(tmp_path: Path, shared: dict[str, Path]) -> None:
+    logits = set()
     for words, steps in (
         (("--eval_strategy", "steps", "--eval_steps", "5"), [5, 10, 12]),
         (("--eval_strategy", "no"), [12]),
@@ -197,6 +198,8 @@ def test_the_learning_curve_follows_the_users_strategy(tmp_path: Path, shared: d
         result = run(tmp_path / words[-1], shared, "CoLA", *words, predict_test=False)
         assert [point.step for point in result.curve] == steps
         assert result.curve[-1].train_loss is not None
+        logits.add(predicted(tmp_path / words[-1], "dev").tobytes())
+    assert len(logits) == 1  # an evaluation draws no random numbers of the training's dropout
 
 
 @pytest.mark.parametrize(
