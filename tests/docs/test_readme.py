@@ -146,6 +146,7 @@ def test_the_files_that_it_names_exist() -> None:
             "pretraining/",
             "training/",
             "reporting/",
+            "runs/",
             "recipes/",
             "download_glue_data.py",
         ), name
