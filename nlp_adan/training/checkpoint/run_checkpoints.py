@@ -80,7 +80,7 @@ def clean_partial(run: Path) -> list[str]:
     the same step has its name back, where the new one does not have it yet.
     """
     removed = [path.name for path in run.glob(".*") if _PARTIAL.fullmatch(path.name)]
-    for replaced in run.glob(f"{_REPLACED}checkpoint-*"):
+    for replaced in list(run.glob(f"{_REPLACED}checkpoint-*")):
         if os.path.lexists(own := replaced.with_name(replaced.name.removeprefix(_REPLACED))):
             removed.append(replaced.name)
         else:

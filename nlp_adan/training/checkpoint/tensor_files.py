@@ -125,9 +125,10 @@ def tensor_bytes(tensor: Tensor) -> Iterator[memoryview]:
 
 def write_tensor_file(folder: Path, file: TensorFile) -> FileEntry:
     """Write a file of tensors that nothing changes meanwhile."""
+    header = file.header
 
     def pieces() -> Iterator[bytes | memoryview]:
-        yield file.header
+        yield header
         for _, tensor in file.in_order:
             yield from tensor_bytes(tensor)
 
