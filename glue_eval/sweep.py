@@ -23,8 +23,9 @@ from glue_eval.recorded import read_recorded
 from glue_eval.report import write_glue_report
 from glue_eval.results import RunResult
 from glue_eval.tasks import parse_task_names
+from nlp_adan.locks import folder_lock
 from nlp_adan.progress import progress
-from nlp_adan.runs import Outcome, Run, execute, folder_lock
+from nlp_adan.runs import Outcome, Run, execute
 from nlp_adan.runs.execution import describe_outcome
 from nlp_adan.runs.folder import write_failure
 from nlp_adan.runs.process import told

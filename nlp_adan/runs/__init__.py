@@ -3,7 +3,6 @@ again by the next call.
 """
 
 from nlp_adan.runs.execution import execute, start_server
-from nlp_adan.runs.folder import folder_lock
 from nlp_adan.runs.run import Advance, Outcome, Run
 
-__all__ = ["Advance", "Outcome", "Run", "execute", "folder_lock", "start_server"]
+__all__ = ["Advance", "Outcome", "Run", "execute", "start_server"]

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from nlp_adan.errors import UserError
-from nlp_adan.runs.folder import FAILED, OUTPUT, folder_lock
+from nlp_adan.locks import folder_lock
+from nlp_adan.runs.folder import FAILED, OUTPUT
 from nlp_adan.runs.run import Run
 from nlp_adan.training.environment import share_cpu_cores
 from nlp_adan.training.signals import RESUME_EXIT_CODE

@@ -23,6 +23,7 @@ ALLOWED = {
     "nlp_adan.training": ("nlp_adan",),
     "nlp_adan.runs": (
         "nlp_adan.errors",
+        "nlp_adan.locks",
         "nlp_adan.storage",
         "nlp_adan.progress",
         "nlp_adan.training.environment",
@@ -42,6 +43,7 @@ ALLOWED = {
     "nlp_adan.update": (),
     "nlp_adan.param_groups": (),
     "nlp_adan.errors": (),
+    "nlp_adan.locks": ("nlp_adan.errors",),
     "nlp_adan.storage": ("nlp_adan.errors",),
     "nlp_adan.progress": (),
     "nlp_adan.corpora": ("nlp_adan.errors", "nlp_adan.hub", "nlp_adan.storage", "nlp_adan.progress"),

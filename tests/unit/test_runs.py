@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
@@ -20,7 +19,8 @@ import torch
 
 import nlp_adan.runs.execution
 from nlp_adan.errors import UserError
-from nlp_adan.runs import Advance, Outcome, Run, execute, folder_lock
+from nlp_adan.locks import folder_lock
+from nlp_adan.runs import Advance, Outcome, Run, execute
 from nlp_adan.runs.process import LOCK_SECONDS, told
 from nlp_adan.storage import write_json
 from nlp_adan.training.environment import num_cpu_cores
@@ -344,14 +344,3 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path, monkeyp
     holder.join()
     with folder_lock(tmp_path / "a"):
         pass
-
-
-def test_a_file_system_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def lockf(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.lockf", lockf)
-    with folder_lock(tmp_path):
-        assert f"note: {tmp_path}: its file system has no locks" in capsys.readouterr().out
