@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 from bert.flops import forward_flops_per_sequence
 from bert.memory import activation_bytes
 from bert.model import masked_lm_class
-from bert.sparse_layers import last_layer
+from nlp_adan.modeling.sparse_layers import last_layer
 from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD, ModelCosts
 
 ASSUMED_MFU = 0.4  # what well-fed GPUs reach in bf16 with BERT-sized models

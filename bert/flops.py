@@ -32,7 +32,7 @@ def forward_flops_per_sequence(
         block_size: tokens of the sequence, none of them padding.
         mask_probability: share of the tokens that the head runs on.
         sparse_last_layer: whether the last layer's queries, attention and feed-forward are needed of the masked
-            positions only (`bert.sparse_layers`). Queries that only fill up a batch are no work.
+            positions only (`nlp_adan.modeling.sparse_layers`). Queries that only fill up a batch are no work.
     """
     masked = block_size * mask_probability
     if config.model_type != "modernbert" and config.model_type not in _BERT_LIKE:

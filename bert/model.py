@@ -1,7 +1,8 @@
 """The masked language model: any of Hugging Face's, with its head on the masked positions only.
 
 With 15 % of the positions masked, the projection to the vocabulary costs 1/6 of what it costs on every position; in
-small models that is half of all the work. The last layer is spared most of its work too (`bert.sparse_layers`).
+small models that is half of all the work. The last layer is spared most of its work too
+(`nlp_adan.modeling.sparse_layers`).
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig, PreTrain
 
 from bert.masking import IGNORED_LABEL
 from bert.model_options import num_positions
-from bert.sparse_layers import Selection, last_layer, make_dense, make_sparse
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 from nlp_adan.integrations.deepspeed import whole_models
+from nlp_adan.modeling.sparse_layers import Selection, last_layer, make_dense, make_sparse
+from nlp_adan.modeling.trial import TRIAL_TOLERANCE, on_trial
+from nlp_adan.weights import only_weights
 
 # Columns of `token_statistics`.
 STATISTICS = ("loss_sum", "num_masked", "num_top1_correct", "num_top5_correct")
 TRIAL_LENGTH = 16  # tokens of each of two sequences
-# Two orders of the same float32 sums. Measured: 2e-6; a head that mixes positions is off by 1.
-TRIAL_TOLERANCE = 1e-3
 
 
 class SparseHead:
@@ -135,7 +136,7 @@ def build_model(config: PretrainedConfig, weights: str | None = None) -> PreTrai
 def _load(model_class: type[PreTrainedModel], config: PretrainedConfig, name_or_path: str) -> PreTrainedModel:
     check_name(name_or_path, "--model_name_or_path")
     try:
-        with whole_models():
+        with whole_models(), only_weights(name_or_path, "--model_name_or_path"):
             model, info = model_class.from_pretrained(
                 name_or_path,
                 config=config,
@@ -195,22 +196,17 @@ def compute_masked_only(model: PreTrainedModel) -> None:
     )
 
 
-@torch.no_grad()
 def _problem(model: PreTrainedModel, selection: Selection) -> str | None:
     """Why the logits of selected positions are not those of the model's own forward; None where they are."""
     if model.base_model is model:
         return "it has no part below the head"
-    config, was_training = model.config, model.training
-    implementation = config._attn_implementation
-    if implementation not in (None, "eager", "sdpa"):
-        config._attn_implementation = "sdpa"  # the others want a GPU
-    model.eval()
+    config = model.config
     length = min(TRIAL_LENGTH, num_positions(config))
     ids = torch.arange(2 * length).reshape(2, -1) * 7 % (config.vocab_size - 1) + 1
     positions = torch.arange(0, ids.numel(), 3)[:-2]  # more of them in the first sequence
     own_forward = super(SparseHead, model).forward
     try:
-        with torch.random.fork_rng(devices=[]):
+        with on_trial(model):
             torch.manual_seed(0)
             expected = own_forward(ids).logits.flatten(0, 1)[positions]
             torch.manual_seed(0)
@@ -220,10 +216,6 @@ def _problem(model: PreTrainedModel, selection: Selection) -> str | None:
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         selection.begin(None)
-        model.train(was_training)
-        config._attn_implementation = implementation
-        if config.model_type == "big_bird":  # a short sequence makes it leave its sparse attention for good
-            model.base_model.set_attention_type(config.attention_type)
     if found.shape != (1, *expected.shape):
         return f"its logits have shape {tuple(found.shape)} instead of {(1, *expected.shape)}"
     difference = (found[0] - expected).abs().max() / expected.abs().max()

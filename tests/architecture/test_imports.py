@@ -31,7 +31,11 @@ ALLOWED = {
     ),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
     "nlp_adan.pretraining": ("nlp_adan",),
-    "nlp_adan.integrations": ("nlp_adan.adan", "nlp_adan.options", "nlp_adan.errors"),
+    "nlp_adan.modeling": (),
+    "nlp_adan.integrations": tuple(
+        f"nlp_adan.{name}" for name in ("adan", "options", "errors", "state_formats", "storage", "weights")
+    ),
+    "nlp_adan.weights": ("nlp_adan.errors",),
     "nlp_adan.adan": tuple(
         f"nlp_adan.{name}" for name in ("batches", "update", "kernels", "options", "clipping", "state_formats")
     ),

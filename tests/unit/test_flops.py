@@ -23,7 +23,7 @@ from transformers import (
 from bert.flops import forward_flops_per_sequence
 from bert.masking import IGNORED_LABEL
 from bert.model import build_model
-from bert.sparse_layers import SparseLayer, make_dense
+from nlp_adan.modeling.sparse_layers import SparseLayer, make_dense
 from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
 
 BATCH, SEQ, NUM_MASKED = 2, 40, 10
