@@ -82,7 +82,7 @@ class TensorFile:
 
 def as_bytes(tensor: Tensor) -> Tensor:
     """A tensor's elements in order as a 1-D uint8 tensor: a view where they lie so in memory, else a copy."""
-    return tensor.detach().reshape(-1).view(torch.uint8)
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], write: Write = os.write) -> FileEntry:
@@ -113,6 +113,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], write: Write 
         except OSError as error:
             error.filename = error.filename or str(path)  # the operating system was given a number only
             raise
+    return FileEntry(size, digest.hexdigest())
+
+
+def hash_and_sync(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file that somebody else has written, when it is safe on the disk. Raises: OSError."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+        os.fsync(file.fileno())
     return FileEntry(size, digest.hexdigest())
 
 
