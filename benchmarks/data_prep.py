@@ -102,7 +102,7 @@ def hugging_face(text: Path, tokenizer_folder: str, output: Path, block_size: in
     import datasets
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=1 << 30)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_max_length=1 << 30, trust_remote_code=False)
     files = sorted(str(path) for path in text.iterdir())
     rows = datasets.load_dataset("text", data_files=files, split="train", cache_dir=str(output))
 

@@ -161,7 +161,7 @@ def load_config(name_or_path: str, option: str = "--config_name") -> PretrainedC
     """The configuration of a model folder or of a hub model; `option` is what named it."""
     check_name(name_or_path, option)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{option}: no model configuration {name_or_path!r}; name a folder with a config.json, "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nlp_adan.corpora.manifest import BLOCKS, read_manifest, wrong_sizes
+from nlp_adan.corpora.manifest import BLOCKS, read_counts, read_manifest, wrong_sizes
 from nlp_adan.errors import UserError
 
 from .shards import ShardLayout, TokenBlocks
@@ -56,8 +56,7 @@ class PreparedData:
 
         Special tokens, which are never masked, have 0; so may tokens that only the validation part has.
         """
-        counts: npt.NDArray[np.int64] = np.load(self.folder / COUNTS)
-        return counts
+        return read_counts(self.folder / COUNTS)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that made the blocks.

@@ -18,6 +18,7 @@ from transformers import (
 from nlp_adan.corpora.pretrained_tokenizer import num_token_ids, tokenizer_digest
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
+from nlp_adan.weights import only_weights
 
 from .configuration import TransformerXLConfig, check_config
 from .lstm_configuration import AWDLSTMConfig
@@ -36,7 +37,7 @@ def load_model(name_or_path: str, overrides: dict[str, Any] | None = None) -> Pr
     overrides = overrides or {}
     check_name(name_or_path, "--model")
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model: {name_or_path!r} holds no model ({str(error).splitlines()[0]})") from error
     if not isinstance(config, (TransformerXLConfig, AWDLSTMConfig)):
@@ -61,9 +62,10 @@ def load_weights(name_or_path: str, config: PretrainedConfig, option: str) -> Pr
     Raises: UserError where weights are missing, are of other shapes, or do not load.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with only_weights(name_or_path, option):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name_or_path, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{option}: the weights of {name_or_path!r} do not load ({reason})") from error
@@ -83,7 +85,7 @@ def load_vocabulary(name_or_path: str, option: str = "--model") -> PreTrainedTok
     Raises: UserError where there is none.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{option}: {name_or_path!r} holds no vocabulary; a converted checkpoint gets one by "

@@ -170,7 +170,7 @@ def named_config(
     option = "--model_name_or_path"
     check_name(name, option)
     try:
-        config = AutoConfig.from_pretrained(name, **overrides)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     except (OSError, ValueError) as error:
         raise UserError(f"{option}: no model configuration {name!r} ({str(error).splitlines()[0]})") from error
     if not isinstance(config, kind):
@@ -187,7 +187,7 @@ def build_model(config: PretrainedConfig, name_or_path: str | None = None) -> Pr
     """The model: fresh weights by torch's random state, or those of a folder or of the hub."""
     with whole_models():
         if name_or_path is None:
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         else:
             model = load_weights(name_or_path, config, "--model_name_or_path")
     return model

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nlp_adan.corpora.manifest import STREAM, damaged_files, read_manifest
+from nlp_adan.corpora.manifest import STREAM, damaged_files, read_counts, read_manifest
 from nlp_adan.errors import UserError
 
 from .vocabulary import TextRules
@@ -74,14 +74,13 @@ class PreparedStream:
     @cached_property
     def train_counts(self) -> IntArray:
         """(vocab_size,) int64: how often each token occurs in the training part."""
-        counts: IntArray = np.load(self.folder / COUNTS)
-        return counts
+        return read_counts(self.folder / COUNTS)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the stream's tokens."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(self.folder / TOKENIZER))
+        return AutoTokenizer.from_pretrained(str(self.folder / TOKENIZER), trust_remote_code=False)
 
     def _part(self, part: str) -> np.memmap[Any, Any]:
         entry = self.manifest["parts"][part]

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from nlp_adan.errors import UserError
 from nlp_adan.progress import progress
 from nlp_adan.storage import sha256_json, write_json
@@ -17,6 +20,7 @@ MANIFEST = "manifest.json"
 # What a folder may hold; a manifest that does not say is one of blocks.
 BLOCKS = "blocks for masked language models"
 STREAM = "a stream for recurrent language models"
+TOKEN_DTYPES = ("uint8", "uint16", "uint32")
 MAX_NAMED = 3
 
 
@@ -35,6 +39,8 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         stated = manifest.pop("manifest_sha256")
         sizes = {name: int(entry["num_bytes"]) for name, entry in manifest["files"].items()}
+        if manifest.get("dtype", TOKEN_DTYPES[0]) not in TOKEN_DTYPES:
+            raise ValueError(f"dtype {manifest['dtype']!r}")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} holds no prepared data (no {MANIFEST}): name another folder") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,6 +61,20 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a manifest, with its own hash in it."""
     write_json(folder / MANIFEST, {**manifest, "manifest_sha256": sha256_json(manifest)})
+
+
+def read_counts(path: Path) -> npt.NDArray[np.int64]:
+    """(vocab_size,) int64: how often each token occurs, from a .npy of prepared data.
+
+    Raises: UserError where the file holds anything else, such as objects, which NumPy would have to unpickle.
+    """
+    try:
+        counts: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} holds no counts of tokens: delete {path.parent} and prepare again") from error
+    if counts.ndim != 1 or counts.dtype != np.int64:
+        raise UserError(f"{path} holds no counts of tokens: delete {path.parent} and prepare again")
+    return counts
 
 
 def wrong_sizes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Adan under DeepSpeed: the names "Adan" and "adan" in its configuration, and ranks without a GPU.
 
 DeepSpeed has no registration of optimizers: a name that it does not know is looked up in `torch.optim`, and ZeRO
-takes the classes in a list of its own. Both are set here, when deepspeed is imported, and nowhere else. So are two
-methods that suit Adam and not Adan: see `_skip_dummy_step` and `_link_states_of_every_group`.
+takes the classes in a list of its own. Both are set here, when deepspeed is imported, and nowhere else. So are methods
+that suit Adam and not Adan: see `_skip_dummy_step`, `_link_states_of_every_group` and `_refuse_incomplete_states`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import inspect
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from nlp_adan.adan import Adan
 from nlp_adan.errors import nearest
 from nlp_adan.integrations.post_import import when_imported
+from nlp_adan.state_formats import STATE_NAMES
 
 
 def install() -> None:
@@ -43,6 +44,7 @@ def _register(deepspeed: ModuleType) -> None:
         ZERO_SUPPORTED_OPTIMIZERS.append(Adan)
     _skip_dummy_step()
     _link_states_of_every_group()
+    _refuse_incomplete_states()
     if not torch.cuda.is_available():
         _leave_out_shared_memory_op()
 
@@ -105,6 +107,39 @@ def _link_states_of_every_group() -> None:
             self._hp_optimizer_states_linked = all(state.get(flat) for flat in self.single_partition_of_fp32_groups)
 
     DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state = _lazy_init_hp_params_optimizer_state
+
+
+def _refuse_incomplete_states() -> None:
+    """Universal checkpoints: those that lack states of Adan are an error when they are loaded.
+
+    DeepSpeed's converter writes Adam's states whatever there is, at stage 3 its loader reads no others, and both put
+    them past `load_state_dict`, which would look: training would end at its next step in a KeyError.
+    """
+    from deepspeed.runtime.base_optimizer import ZeROOptimizer
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+
+    for owner, name in (
+        (ZeROOptimizer, "load_hp_checkpoint_state_from_checkpoint_dir"),
+        (DeepSpeedZeroOptimizer_Stage3, "load_hp_checkpoint_state_from_checkpoint_dir_stage3"),
+    ):
+        if not hasattr(getattr(owner, name), "__wrapped__"):
+            setattr(owner, name, _loads_complete_states(getattr(owner, name)))
+
+
+def _loads_complete_states(theirs: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(theirs)
+    def load(self: Any, *args: Any, **options: Any) -> None:
+        theirs(self, *args, **options)
+        if not isinstance(self.optimizer, Adan):
+            return
+        for state in filter(None, self.optimizer.state.values()):
+            if missing := [name for name in ("step", *STATE_NAMES) if name not in state]:
+                raise ValueError(
+                    f"Adan: the universal checkpoint lacks {', '.join(missing)}, which DeepSpeed's converter leaves "
+                    "out; load the checkpoint that it was made from, with the stage and the ranks that saved it"
+                )
+
+    return load
 
 
 def _leave_out_shared_memory_op() -> None:

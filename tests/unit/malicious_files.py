@@ -1,0 +1,93 @@
+"""Files that run code in whoever loads them as Python's pickle, and a look at whether that happened.
+
+The code creates a file, the marker, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# Names that a loader of checkpoints or models might open because they are there.
+WELL_KNOWN = (
+    "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_0.pth", "rng_state_1.pth",
+    "training_args.bin", "pytorch_model.bin", "adapter_model.bin", "pytorch_model_fsdp.bin", "optimizer_0/.metadata",
+    "pytorch_model_fsdp_0/.metadata", "global_step1/mp_rank_00_model_states.pt",
+    "global_step1/zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step1/zero/optimizer_state.pt",
+    "global_step1/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+)  # fmt: skip
+
+
+class Malice:
+    """Pickled, it is a call of `open(marker, "w")` at loading."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")
+
+
+def pickled(marker: Path, protocol: int = 2) -> bytes:
+    """A plain pickle."""
+    return pickle.dumps({"state": Malice(marker)}, protocol)
+
+
+def torch_file(marker: Path, zipped: bool = True) -> bytes:
+    """A file of `torch.save`, in its present format or in the one before."""
+    buffer = io.BytesIO()
+    torch.save({"state": Malice(marker), "weight": torch.zeros(2)}, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def numpy_file(marker: Path) -> bytes:
+    """A .npy of objects."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Malice(marker)], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def plant(folder: Path, content: bytes, marker: Path) -> list[str]:
+    """Put `content` in the place of every pickle of a checkpoint, and wherever a loader might look for one.
+
+    A manifest is made to agree, as whoever can write the files can do that too. Returns the names of the files.
+    """
+    planted = [path for path in folder.rglob("*") if path.is_file() and _is_pickle(path)]
+    planted += [folder / name for name in WELL_KNOWN]
+    for path in planted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(numpy_file(marker) if path.suffix == ".npy" else content)
+    (folder / "latest").write_text("global_step1")
+    make_manifest_agree(folder)
+    return sorted({str(path.relative_to(folder)) for path in planted})
+
+
+def _is_pickle(path: Path) -> bool:
+    """By its first bytes: a zip (torch's files), a pickle of protocol 2 or later, a NumPy array."""
+    with open(path, "rb") as file:
+        return file.read(6).startswith((b"PK\x03\x04", b"\x80", b"\x93NUMPY"))
+
+
+def make_manifest_agree(folder: Path) -> None:
+    """Let a checkpoint's manifest.json, or one of prepared data, list the files that are there now."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    manifest = json.loads(path.read_text())
+    size = "num_bytes" if "manifest_sha256" in manifest else "bytes"
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    manifest["files"] = {
+        name: {**manifest["files"].get(name, {}), size: len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in sorted(files.items())
+        if name != "manifest.json"
+    }
+    if manifest.pop("manifest_sha256", None):
+        manifest["manifest_sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(manifest))
