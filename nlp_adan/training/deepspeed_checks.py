@@ -16,6 +16,24 @@ _BLOCKS = {
     "scheduler": "`--lr_scheduler_type` and `--warmup_steps`",
 }
 _GATHER = "stage3_gather_16bit_weights_on_model_save"
+_OWN = "would not act: a run writes and loads checkpoints of its own; take it out"
+_ANY_RANKS = "take it out: `--resume` goes on from a run's checkpoint on any number of ranks, with all of them"
+_NVME = 'would keep states in files that no checkpoint has; say `"device": "cpu"`'
+# Settings that are refused where they are on (a device: where it is NVMe), and why.
+_REFUSED = {
+    "checkpoint.load_universal": f"loads universal checkpoints, which lack two of Adan's four states; {_ANY_RANKS}",
+    "checkpoint.parallel_write": _OWN,
+    "checkpoint.use_node_local_storage": "is for checkpoints that are apart on the nodes; those of a run are in one "
+    "folder, which all ranks share: take it out",
+    "checkpoint.writer": _OWN,
+    "datastates_ckpt": _OWN,
+    "elasticity.enabled": "would choose other batches than the command line does; take it out, and give "
+    "`--global_batch_size`, which holds on any number of ranks",
+    "zero_optimization.elastic_checkpoint": f"wants a count of steps that Adan's states do not have; {_ANY_RANKS}",
+    "zero_optimization.offload_optimizer.device": _NVME,
+    "zero_optimization.offload_param.device": _NVME,
+    "zero_optimization.pipeline_loading_checkpoint": _OWN,
+}
 
 
 def check_deepspeed_config(config: Mapping[str, Any], origin: str) -> None:
@@ -32,12 +50,24 @@ def check_deepspeed_config(config: Mapping[str, Any], origin: str) -> None:
     zero = config.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise UserError(f'--deepspeed: {origin}: "zero_optimization" takes an object, such as {{"stage": 2}}')
+    _check_settings(config, origin)
     settings = _zero_settings(zero, origin)
     if settings.stage == 3 and not settings.gather_16bit_weights_on_model_save:
         raise UserError(
             f"--deepspeed: {origin}: under ZeRO-3 the run would end without a model's weights; "
             f'add `"{_GATHER}": true` to "zero_optimization"'
         )
+
+
+def _check_settings(config: Mapping[str, Any], origin: str) -> None:
+    """Raise a UserError for what would lose states, or not act, because checkpoints are the run's own."""
+    for name, why in _REFUSED.items():
+        value: Any = config
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        is_on = value == "nvme" if name.endswith(".device") else value not in (None, False)
+        if is_on:
+            raise UserError(f"--deepspeed: {origin}: {name}: {json.dumps(value)} {why}")
 
 
 def _zero_settings(zero: Mapping[str, Any], origin: str) -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.fsdp import StateDictType
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import ParallelMode
@@ -102,6 +104,7 @@ def check_made(options: Any) -> None:
     refuse_changed(options, options.refused)
     if options.deepspeed:
         check_deepspeed_matches(options.hf_deepspeed_config, _origin(options.deepspeed))
+    _check_state_dicts(options)
     if options.fsdp and options.parallel_mode != ParallelMode.DISTRIBUTED:
         raise UserError(
             "--fsdp: it shards a model over ranks, and this start has one process; "
@@ -126,7 +129,25 @@ def refuse_changed(options: Any, refused: Mapping[str, str]) -> None:
         if detail:
             value, default = getattr(value, detail), getattr(AcceleratorConfig(), detail)
         if value != default:
-            raise UserError(f"--{option}: {f'{detail} ' if detail else ''}{value!r} {why}")
+            shown = getattr(value, "value", value)  # of an enumeration
+            raise UserError(f"--{option}: {f'{detail} ' if detail else ''}{shown!r} {why}")
+
+
+def _check_state_dicts(options: Any) -> None:
+    """FSDP's states whole: torch reads the list of sharded ones, a file `.metadata`, with a `pickle.load` that runs
+    whatever is in it.
+    """
+    if options.fsdp:
+        chosen, where = (options.fsdp_config or {}).get("state_dict_type", "FULL_STATE_DICT"), "--fsdp_config"
+    elif os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # by `accelerate launch`
+        chosen, where = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"), "accelerate's configuration"
+    else:
+        return
+    if str(chosen).upper() not in ("FULL_STATE_DICT", str(StateDictType.FULL_STATE_DICT.value)):
+        raise UserError(
+            f"{where}: the state_dict_type {chosen!r} makes checkpoints whose loading can run code that somebody put "
+            "into them; say FULL_STATE_DICT"
+        )
 
 
 def _origin(given: Any) -> str:
