@@ -18,6 +18,7 @@ from transformers import (
 from glue_eval.tasks import THREE_WAY, Task
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
+from nlp_adan.weights import only_weights
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MNLI_STARTED = ("RTE", "MRPC", "STS-B")
@@ -58,7 +59,7 @@ def check_model(folder: str, option: str = "--model") -> None:
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or of a hub model."""
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--model: no tokenizer in {name_or_path!r} ({str(error).splitlines()[0]})") from error
 
@@ -66,7 +67,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 def load_config(name_or_path: str, option: str = "--model") -> Any:
     """The configuration of a model folder or of a hub model."""
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
 
@@ -104,7 +105,7 @@ def load_classifier(
         set_dropout(config, dropout)
     if mnli_model is not None:
         body = _mnli_body(mnli_model, config)
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.base_model.load_state_dict(body.state_dict())
         return model
     return _load(name_or_path, config)
@@ -112,7 +113,10 @@ def load_classifier(
 
 def _load(name_or_path: str, config: Any, option: str = "--model") -> PreTrainedModel:
     try:
-        return AutoModelForSequenceClassification.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+        with only_weights(name_or_path, option):
+            return AutoModelForSequenceClassification.from_pretrained(
+                name_or_path, config=config, dtype=torch.float32, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
 
