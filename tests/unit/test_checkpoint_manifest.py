@@ -356,7 +356,7 @@ def test_only_what_the_manifest_says_is_published(present: str, tmp_path: Path) 
         (partial / "model.safetensors").write_bytes(b"cut")
     else:
         (partial / "scaler.pt").write_bytes(b"of an attempt before")
-    with pytest.raises(ValueError, match="model.safetensors has 3 bytes" if "part" in present else "scaler.pt was not"):
+    with pytest.raises(UserError, match="model.safetensors has 3 bytes" if "part" in present else "scaler.pt was not"):
         publish(tmp_path, Manifest(3, 1, None, 8, "", {}, entries))
     assert checkpoints_of(tmp_path) == []
 

@@ -56,7 +56,8 @@ class Writing:
         ]
         self.expected = {name: tensor.clone() for name, tensor in tensors.items()}
         self.tensors = tensors
-        self.calls, self.stop, self.error = 0, stop, None
+        self.calls, self.stop = 0, stop
+        self.error: OSError | None = None
         self.stopped, self.go_on = threading.Event(), threading.Event()
         self.snapshot = Snapshot(self.files)
         self.raised: list[OSError] = []
@@ -93,7 +94,7 @@ class Writing:
             tensor.copy_(torch.randn(tensor.shape) * 5)
 
     def check(self) -> None:
-        found = {}
+        found: dict[str, Tensor] = {}
         for file in self.files:
             path = self.folder / file.path
             found |= load_file(path)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from nlp_adan.errors import UserError
 from nlp_adan.storage import sync_folder
 from nlp_adan.training.checkpoint.manifest import CHECKPOINT_NAME, Advance, Damage, Manifest, verify
 
@@ -96,12 +97,15 @@ def publish(run: Path, manifest: Manifest) -> Path:
 
     A checkpoint of the same step is replaced: a kill at any moment leaves the one or the other.
 
-    Raises: OSError; ValueError where the folder does not hold what the manifest says.
+    Raises: OSError; UserError where the folder does not hold what the manifest says.
     """
     partial = partial_folder(run, manifest.step)
     manifest.write(partial)
     if damages := verify(partial, hashes=False):
-        raise ValueError("; ".join(map(str, damages)))
+        raise UserError(
+            f"{'; '.join(map(str, damages))} (a run's folder has to be on a file system that all ranks share, "
+            f"and nothing else may write into {partial.name})"
+        )
     for folder in {partial / Path(name).parent for name in manifest.files}:
         sync_folder(folder)
     path = run / f"checkpoint-{manifest.step}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from nlp_adan.errors import UserError
 from nlp_adan.training.checkpoint.manifest import FileEntry, Manifest
 from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, publish
 from nlp_adan.training.checkpoint.snapshot import Snapshot
@@ -41,10 +42,11 @@ class Failure:
     trace: str = ""
 
     def __str__(self) -> str:
+        size = f"; it has {self.bytes_needed:,} bytes" if self.bytes_needed else ""
         free = f", {self.bytes_free:,} are free" if self.bytes_free is not None else ""
         return (
             f"the checkpoint of step {self.step:,} could not be written: {self.path}: {self.reason} "
-            f"(rank {self.rank}; it has {self.bytes_needed:,} bytes{free})"
+            f"(rank {self.rank}{size}{free})"
         )
 
 
@@ -62,7 +64,8 @@ class CheckpointWriter:
 
     Args:
         run: the run's folder, which all ranks share.
-        group: of all ranks, on gloo, used by nothing else; None for a single rank.
+        group: of all ranks, on gloo, used by nothing else; None for a single rank. Its timeout is how long a rank may
+            write longer than another.
         on_published: called in the thread of every rank with a new checkpoint's path, before `wait` returns.
         write: writes to a file, as os.write.
 
@@ -114,8 +117,8 @@ class CheckpointWriter:
     ) -> None:
         """Begin to write a checkpoint, when the one before is done.
 
-        Until `protect` or `wait` has returned, nothing may change the tensors. All paths are relative to the checkpoint,
-        and each is named by one rank.
+        Until `protect` or `wait` has returned, nothing may change the tensors. All paths are relative to the
+        checkpoint, and each is named by one rank.
 
         Args:
             small: the content of other files.
@@ -238,9 +241,11 @@ class CheckpointWriter:
         if isinstance(error, OSError):
             path = str(error.filename or partial_folder(self.run, step))
             return Failure(step, self.rank, path, error.strerror or str(error))
-        reason = f"{type(error).__name__}: {error}"
+        partial = str(partial_folder(self.run, step))
+        if isinstance(error, UserError):
+            return Failure(step, self.rank, partial, str(error))
         trace = "".join(traceback.format_exception(error))
-        return Failure(step, self.rank, str(partial_folder(self.run, step)), reason, trace=trace)
+        return Failure(step, self.rank, partial, f"{type(error).__name__}: {error}", trace=trace)
 
     def _gather(self, value: Any) -> list[Any]:
         """A value of each rank, on every rank; all wait for each other."""
