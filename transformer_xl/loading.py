@@ -88,8 +88,8 @@ def load_vocabulary(name_or_path: str, option: str = "--model") -> PreTrainedTok
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{option}: {name_or_path!r} holds no vocabulary; a converted checkpoint gets one by "
-            "`python -m transformer_xl convert ... --vocab FILE`"
+            f"{option}: {name_or_path!r} holds no vocabulary ({str(error).partition(chr(10))[0]}); a converted "
+            "checkpoint gets one by `python -m transformer_xl convert ... --vocab FILE`"
         ) from error
     return tokenizer
 

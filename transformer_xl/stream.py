@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nlp_adan.corpora.manifest import STREAM, damaged_files, read_counts, read_manifest
+from nlp_adan.corpora.pretrained_tokenizer import load_tokenizer
 from nlp_adan.errors import UserError
 
 from .vocabulary import TextRules
@@ -77,10 +78,11 @@ class PreparedStream:
         return read_counts(self.folder / COUNTS)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the stream's tokens."""
-        from transformers import AutoTokenizer
+        """The tokenizer of the stream's tokens.
 
-        return AutoTokenizer.from_pretrained(str(self.folder / TOKENIZER), trust_remote_code=False)
+        Raises: UserError where its files are not those of one.
+        """
+        return load_tokenizer(str(self.folder / TOKENIZER))
 
     def _part(self, part: str) -> np.memmap[Any, Any]:
         entry = self.manifest["parts"][part]

@@ -69,10 +69,10 @@ def read_counts(path: Path) -> npt.NDArray[np.int64]:
     Raises: UserError where the file holds anything else, such as objects, which NumPy would have to unpickle.
     """
     try:
-        counts: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} holds no counts of tokens: delete {path.parent} and prepare again") from error
-    if counts.ndim != 1 or counts.dtype != np.int64:
+        counts = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        counts = None
+    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype != np.int64:
         raise UserError(f"{path} holds no counts of tokens: delete {path.parent} and prepare again")
     return counts
 

@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -142,7 +143,7 @@ def _load(compiler: tuple[str, ...], flags: tuple[str, ...], link_flags: tuple[s
     try:
         folder = cache_folder() / "kernels"
     except RuntimeError:  # a user without a home
-        folder = Path(tempfile.gettempdir()) / f"nlp_adan-{os.getuid()}" / "kernels"
+        folder = _folder_without_home() / "kernels"
     path = folder / f"adan-{_key(compiler, flags, link_flags)}.so"
     if path.exists():
         try:
@@ -161,6 +162,19 @@ def _load(compiler: tuple[str, ...], flags: tuple[str, ...], link_flags: tuple[s
         if Path(build).parent == folder:
             os.replace(built, path)
         return library
+
+
+def _folder_without_home() -> Path:
+    """Below /tmp, where anybody may make a folder of any name: one that nobody else could have put a library into.
+
+    Raises: OSError where another user has, or may write into, the folder of this name.
+    """
+    folder = Path(tempfile.gettempdir()) / f"nlp_adan-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} is another user's, or open to others: remove it, or set NLP_ADAN_CACHE")
+    return folder
 
 
 def _remove_abandoned_builds(folder: Path) -> None:

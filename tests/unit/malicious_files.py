@@ -5,6 +5,7 @@ The code creates a file, the marker, and does nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlp_adan.corpora.manifest import write_manifest
+from nlp_adan.training.checkpoint.manifest import FileEntry, Manifest
+
 # Names that a loader of checkpoints or models might open because they are there.
 WELL_KNOWN = (
     "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_0.pth", "rng_state_1.pth",
-    "training_args.bin", "pytorch_model.bin", "adapter_model.bin", "pytorch_model_fsdp.bin", "optimizer_0/.metadata",
-    "pytorch_model_fsdp_0/.metadata", "global_step1/mp_rank_00_model_states.pt",
+    "training_args.bin", "pytorch_model.bin", "adapter_model.bin", "global_step1/mp_rank_00_model_states.pt",
     "global_step1/zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step1/zero/optimizer_state.pt",
     "global_step1/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
 )  # fmt: skip
@@ -80,14 +83,16 @@ def make_manifest_agree(folder: Path) -> None:
     path = folder / "manifest.json"
     if not path.is_file():
         return
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file() and file != path}
+    hashes = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     manifest = json.loads(path.read_text())
-    size = "num_bytes" if "manifest_sha256" in manifest else "bytes"
-    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    if "sequences_per_step" in manifest:
+        listed = {name: FileEntry(file.stat().st_size, hashes[name]) for name, file in files.items()}
+        dataclasses.replace(Manifest.read(folder), files=listed).write(folder)
+        return
+    del manifest["manifest_sha256"]
     manifest["files"] = {
-        name: {**manifest["files"].get(name, {}), size: len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in sorted(files.items())
-        if name != "manifest.json"
+        name: {**manifest["files"].get(name, {}), "num_bytes": file.stat().st_size, "sha256": hashes[name]}
+        for name, file in files.items()
     }
-    if manifest.pop("manifest_sha256", None):
-        manifest["manifest_sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)

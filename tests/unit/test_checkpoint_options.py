@@ -70,7 +70,9 @@ def test_settings_that_are_off_or_harmless_are_taken() -> None:
 def test_sharded_states_of_fsdp_are_refused(chosen: str) -> None:
     """torch would unpickle the `.metadata` beside them."""
     words = ["--fsdp", "full_shard", "--fsdp_config", json.dumps({"fsdp_state_dict_type": chosen}), *OUTPUT]
-    with pytest.raises(UserError, match=rf"--fsdp_config: the state_dict_type '?{chosen}'? makes .* say FULL_STATE_DICT"):
+    with pytest.raises(
+        UserError, match=rf"--fsdp_config: the state_dict_type '?{chosen}'? makes .* say FULL_STATE_DICT"
+    ):
         parse_options(words)
 
 
