@@ -32,7 +32,7 @@ from nlp_adan.training.checkpoint.optimizer_state import (
     shares,
 )
 from nlp_adan.training.checkpoint.tensor_files import write_tensor_file
-from nlp_adan.training.checkpoint.zero_fragments import check_layout
+from nlp_adan.training.checkpoint.zero_fragments import RELIED_UPON, check_layout, layout_of_engine
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -552,3 +552,65 @@ def test_what_a_checkpoint_could_not_hold_is_refused_before_training(config: dic
 )
 def test_our_configurations_can_be_saved(path: Path) -> None:
     check_layout(json.loads(path.read_text()), path.name)
+
+
+class DeepSpeedEngine:
+    """Of DeepSpeed's, what is relied upon."""
+
+    global_steps = global_samples = skipped_steps = micro_steps = 0
+    module = None
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def zero_optimization_stage(self) -> int:
+        return 3
+
+    def gradient_accumulation_steps(self) -> int:
+        return 1
+
+
+def wrapper(kind: str, base: Any, **attributes: Any) -> Any:
+    """An optimizer of DeepSpeed's of that name."""
+    made: Any = type(kind, (), {"__module__": "deepspeed.runtime", **attributes})()
+    made.optimizer = base
+    return made
+
+
+def test_a_version_of_deepspeed_that_lacks_what_is_relied_upon() -> None:
+    base = Adan(nn.Linear(2, 2).parameters())
+    for kind, attributes in RELIED_UPON.items():
+        for lacking in attributes:
+            present: dict[str, Any] = {name: [] for name in attributes if name != lacking}
+            with pytest.raises(UserError, match=rf"{kind} of DeepSpeed .* has no '{lacking}'.*requirements.lock"):
+                layout_of_engine(DeepSpeedEngine(wrapper(kind, base, **present)), {})
+
+
+def test_optimizers_of_deepspeed_that_are_not_known() -> None:
+    base = Adan(nn.Linear(2, 2).parameters())
+    with pytest.raises(
+        UserError, match=r"what ZenFlowZeroOptimizer of DeepSpeedEngine .* holds cannot be saved; known"
+    ):
+        layout_of_engine(DeepSpeedEngine(wrapper("ZenFlowZeroOptimizer", base)), {})
+    theirs = wrapper("OnebitAdam", None)
+    with pytest.raises(UserError, match=r"DeepSpeed's own OnebitAdam cannot be saved; take torch's or ours"):
+        layout_of_engine(DeepSpeedEngine(wrapper("DeepSpeedZeroOptimizer", theirs)), {})
+
+
+def test_states_on_nvme() -> None:
+    attributes: dict[str, Any] = {name: [] for name in RELIED_UPON["DeepSpeedZeroOptimizer_Stage3"]}
+    base = Adan(nn.Linear(2, 2).parameters())
+    made = wrapper("DeepSpeedZeroOptimizer_Stage3", base, **{**attributes, "swap_optimizer": True})
+    with pytest.raises(UserError, match='states on NVMe cannot be saved; offload to "cpu"'):
+        layout_of_engine(DeepSpeedEngine(made), {})
+
+
+def test_what_accelerate_wraps() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model, optimizer = new(OPTIMIZERS["Adan"])
+    try:
+        prepared, wrapped = accelerate.Accelerator(cpu=True).prepare(model, optimizer)
+        layout = fragments_of(prepared, wrapped)
+    finally:
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    assert layout.base is optimizer and wrapped is not optimizer and len(layout.fragments) == 6
