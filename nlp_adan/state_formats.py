@@ -62,7 +62,7 @@ def official(state_dict: dict[str, Any]) -> dict[str, Any]:
         step = max(steps, default=0)
         if saved["restart_interval"]:
             step %= saved["restart_interval"]
-        ours = (*RUN_OPTIONS, "maximize", "restart_interval")
+        ours = (*RUN_OPTIONS, "maximize", "restart_interval", "differentiable")
         group = {name: value for name, value in saved.items() if name not in ours}
         groups.append({**group, "foreach": True, "fused": False, "step": step})
         for number in saved["params"]:
