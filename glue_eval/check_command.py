@@ -72,7 +72,9 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def data_folder(data: str, tasks: Sequence[Task]) -> Path:
-    """The folder that `--data` names: `sample` and `hub` are written into the cache at first use."""
+    """The folder that `--data` names: `sample` and `hub` are written into the cache at first use, for tasks of GLUE."""
+    if all(task.definition is not None for task in tasks):
+        return Path(data)  # which nothing is read from
     if data == "sample":
         return sample_tasks_folder()
     return hub_folder(tasks) if data == "hub" else Path(data)

@@ -251,7 +251,7 @@ def _differences_section(comparison: Comparison, side: Side, found: Sequence[Dif
         "and the interval holds the middle 95 % of the differences; where it contains 0, no difference is shown. Of "
         "twenty such intervals one misses by chance. It is about these very runs and says nothing about other seeds. "
         f'Of the seeds: "all higher" means that every run of {side.label} scores above every run of {first}, '
-        '"overlap" that their scores mix.'
+        '"overlap" that their scores mix; a collapsed or diverged run is below all others, whatever it scores.'
     )
     blocks: list[Any] = [
         Table((Column("Task"), Column("Metric"), *values, Column("Seeds")), tuple(scores)),

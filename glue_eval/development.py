@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glue_eval.predictions import read_predictions
+from glue_eval.recorded import read_result
 from glue_eval.results import PREDICTIONS, RunResult
 from glue_eval.tasks import Task
 from nlp_adan.errors import UserError
+from nlp_adan.runs.run import RESULT
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,14 @@ class Development:
 
 
 def find_run_folder(folder: Path, result: RunResult) -> Path | None:
-    """The folder of a run in the folder of its report, `TASK/seed-SEED-...`, known by the key in its result.json."""
-    for path in sorted((folder / result.task).glob(f"seed-{result.seed}*/result.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if (found.get("seed"), found.get("key", "")) == (result.seed, result.key):
+    """The folder of a run in the folder of its report, `TASK/seed-SEED-...`, known by the key in its result.json.
+
+    Raises:
+        UserError: A result of that task and seed is damaged.
+    """
+    for path in sorted((folder / result.task).glob(f"seed-{result.seed}*/{RESULT}")):
+        found = read_result(path)
+        if (found.seed, found.key) == (result.seed, result.key):
             return path.parent
     return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glue_eval.data import split_paths, task_folder
 from glue_eval.metrics import matthews
 from glue_eval.rows import BadLabel, Problem, Rows, label_parser, raise_problem, shorten
 from glue_eval.tasks import TASKS, THREE_WAY, SplitFile
@@ -42,6 +43,12 @@ class Diagnostics:
     path: Path
     labels: tuple[int, ...]
     categories: dict[str, tuple[int, ...]]
+
+
+def labelled_file(folder: Path) -> Path | None:
+    """The diagnostic-full.tsv of a GLUE folder, where it is there and so is the diagnostic.tsv that a run predicts."""
+    path = task_folder(folder, AX) / FULL.file
+    return path if path.is_file() and PLAIN.name in split_paths(folder, AX) else None
 
 
 def read_diagnostics(diagnostic_full: Path) -> Diagnostics:

@@ -7,6 +7,7 @@ interval says nothing about other seeds, which is why their spread stands beside
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Difference:
 
     `score` is None for an average, whose name is then in `task`. `resamples`: (R,) the difference on resampled
     examples; None where there are none, and then `reason` says why. `seeds`: whether every run of the one scores above
-    (`all higher`) or below every run of the other, else `overlap`; empty for an average.
+    (`all higher`) or below every run of the other, else `overlap`; a collapsed run is below all; empty for an average.
     """
 
     task: str
@@ -127,7 +128,8 @@ def _of_split(first: Side, other: Side, pair: tuple[TaskSummary, TaskSummary], s
             num_first = len(pair[0].runs)
             resamples = values[:, num_first:].mean(axis=1) - values[:, :num_first].mean(axis=1)
         value = scores[1].mean - scores[0].mean
-        found.append(Difference(task.name, name, value, resamples, reason, _seeds(scores[0], scores[1])))
+        seeds = _seeds(*(_without_collapsed(*each) for each in zip(pair, (scores[0], scores[1]), strict=True)))
+        found.append(Difference(task.name, name, value, resamples, reason, seeds))
     return found
 
 
@@ -171,10 +173,18 @@ def _facts(task: Task) -> tuple[Any, ...]:
     return task.labels, task.metrics, task.score_range, tuple(split.name for split in task.dev_splits)
 
 
-def _seeds(first: ScoreSummary, other: ScoreSummary) -> str:
-    if min(other.values) > max(first.values):
+def _without_collapsed(summary: TaskSummary, score: ScoreSummary) -> list[float]:
+    """The runs' values; a collapsed or diverged run is below all others, whatever a constant answer scores."""
+    return [
+        -math.inf if run.seed in summary.collapsed_seeds else value
+        for run, value in zip(summary.runs, score.values, strict=True)
+    ]
+
+
+def _seeds(first: Sequence[float], other: Sequence[float]) -> str:
+    if min(other) > max(first):
         return "all higher"
-    return "all lower" if max(other.values) < min(first.values) else "overlap"
+    return "all lower" if max(other) < min(first) else "overlap"
 
 
 def _of_average(rule: AverageRule, first: Side, other: Side, found: Sequence[Difference]) -> Difference:
@@ -215,7 +225,7 @@ def protocol_differences(sides: Sequence[Side]) -> list[tuple[str, str, tuple[st
 
 
 def _run_facts(summary: TaskSummary) -> dict[str, str]:
-    run = summary.runs[0]
+    run = summary.usual
     facts = {
         "optimizer": run.optimizer,
         "learning rate": f"{run.learning_rate:g}",

@@ -13,11 +13,14 @@ from transformers import set_seed
 
 from glue_eval.classifier import MNLI_STARTED, load_classifier, load_config, load_tokenizer, usable_length
 from glue_eval.data import Split, read_split, split_paths
+from glue_eval.diagnostics import ax_scores, labelled_file
 from glue_eval.examples import Examples, Padding, TrainingExamples, tokenize
 from glue_eval.finetune_engine import (
     MOST_EVALUATIONS,
+    Diverged,
     FinetuneEngine,
     FinetuneOptions,
+    Reported,
     evaluation_steps,
 )
 from glue_eval.metrics import majority_baseline
@@ -84,7 +87,7 @@ def finetune_run(
         words: the engine's options (`FinetuneOptions`) as on a command line, without output_dir and seed.
 
     Raises:
-        UserError: the model, the data or an option is not usable, or the run diverged.
+        UserError: the model, the data or an option is not usable. A run that diverged has a result, which says so.
     """
     quiet_libraries()
     began = time.monotonic()
@@ -135,6 +138,8 @@ class _FinetuneRun:
         self.test_splits = self._read_tests() if spec.predict_test else {}
         self.train_examples = self._examples(self.train_split)
         self.most_evaluations = most_evaluations
+        self.diverged = ""  # or why
+        self.train_loss: float | None = None
         self.asked_epochs = None if options.max_steps > 0 else float(options.num_train_epochs)
 
     def _read(self, task: Task, name: str, max_examples: int | None = None) -> Split:
@@ -162,9 +167,9 @@ class _FinetuneRun:
     def _order(self) -> GroupedOrder:
         """Groups of one step change no batch: they sort its samples, for micro-batches and chunks of similar length."""
         options = self.options
-        seed = options.seed if options.data_seed is None else options.data_seed
         steps = STEPS_IN_GROUP if self.spec.group_by_length else 1
-        return GroupedOrder(self.train_examples.tokens.lengths, seed, options.num_sequences_per_step, steps)
+        lengths = self.train_examples.tokens.lengths
+        return GroupedOrder(lengths, options.seed_of_data, options.num_sequences_per_step, steps)
 
     def train(self, advance: Callable[[float, float], None]) -> None:
         """Fine-tune; the engine has the learning curve afterwards, and the checkpoint to report."""
@@ -188,24 +193,38 @@ class _FinetuneRun:
             callbacks=[RunProgress(advance, options.num_sequences_per_step, num_predicted)],
         )
         began = time.monotonic()
-        self.training = self.engine.train()
+        try:
+            self.train_loss = float(self.engine.train().training_loss)
+        except Diverged as error:
+            self.diverged, self.asked_epochs = str(error), None  # it did not come so far
         self.train_seconds = time.monotonic() - began - self.engine.evaluation_seconds
+
+    def predict(self) -> tuple[Reported, dict[str, Logits]]:
+        """The checkpoint to report, and its predictions of every file: of a run that diverged, NaN of all of them."""
+        if not self.diverged:
+            try:
+                reported = self.engine.restore_reported()
+                tests = {name: self._examples(split) for name, split in self.test_splits.items()}
+                return reported, reported.logits | {name: self.engine.logits_of(each) for name, each in tests.items()}
+            except Diverged as error:
+                self.diverged = str(error)
+        width = 1 if self.task.labels is None else len(self.task.labels)
+        splits = {split.name: split for split in self.dev_splits} | self.test_splits
+        logits = {name: np.full((len(split), width), np.nan, dtype=np.float32) for name, split in splits.items()}
+        return self.engine.scored(self.engine.state.global_step, logits), logits
 
     def result(self, key: str, folder: Path) -> RunResult:
         """Predict the test files, write predictions and model, and put the figures together."""
         task, options, engine = self.task, self.options, self.engine
-        reported = engine.restore_reported()
+        reported, logits = self.predict()
         splits = {split.name: split for split in self.dev_splits} | self.test_splits
-        logits = dict(reported.logits)
-        for name, split in self.test_splits.items():
-            logits[name] = engine.logits_of(self._examples(split))
         self._write(folder, splits, logits)
         baseline: dict[str, float] = {}
         for split in self.dev_splits:
             baseline |= task.name_scores(split.name, majority_baseline(task, np.asarray(split.labels)))
         tokens, padding = engine.token_count.over_ranks()
         read = [self.train_split, *splits.values()]
-        num_samples = len(self.train_examples)
+        num_samples, steps = len(self.train_examples), engine.state.global_step
         return RunResult(
             task=task.name,
             seed=options.seed,
@@ -213,18 +232,19 @@ class _FinetuneRun:
             scores=reported.scores,
             baseline=baseline,
             collapsed=reported.collapsed,
+            diverged=self.diverged,
             num_train=num_samples,
             num_dev=sum(len(split) for split in self.dev_splits),
             num_cut=self.train_examples.tokens.num_cut,
             num_parameters=sum(getattr(each, "ds_numel", each.numel()) for each in engine.model.parameters()),
-            steps=self.training.global_step,
+            steps=steps,
             chosen_step=reported.step,
-            epochs=self.asked_epochs or self.training.global_step * options.num_sequences_per_step / num_samples,
+            epochs=self.asked_epochs or steps * options.num_sequences_per_step / num_samples,
             learning_rate=options.learning_rate,
             optimizer=str(getattr(options.optim, "value", options.optim)),
             batch_size=options.num_sequences_per_step,
             max_length=self.max_length,
-            train_loss=float(self.training.training_loss),
+            train_loss=self.train_loss,
             start=self.start or "pretrained",
             tokens=tokens,
             padding=padding,
@@ -240,18 +260,16 @@ class _FinetuneRun:
         if self.options.process_index == 0:
             for name, values in logits.items():
                 write_predictions(folder, name, splits[name], values)
-        if self.spec.save_model:
+        if self.spec.save_model and not self.diverged:
             self.engine.save_model(str(folder / TRAINED_MODEL))
             if self.options.process_index == 0:
                 self.tokenizer.save_pretrained(folder / TRAINED_MODEL)
                 (folder / TRAINED_MODEL / "training_args.bin").unlink(missing_ok=True)  # a pickle
 
     def _ax(self, logits: dict[str, Logits]) -> dict[str, float]:
-        labels = self.spec.data / AX / "diagnostic-full.tsv"
-        if AX not in logits or not labels.is_file():
+        labels = labelled_file(self.spec.data)
+        if AX not in logits or labels is None:
             return {}
-        from glue_eval.diagnostics import ax_scores
-
         return ax_scores([str(name) for name in answer_names(TASKS[AX], logits[AX])], labels)
 
     def _settings(self) -> dict[str, Any]:

@@ -90,6 +90,10 @@ def evaluation_steps(options: EngineOptions, num_samples: int, most: int) -> fro
     return frozenset({*ends[apart - 1 :: apart], max_steps})
 
 
+class Diverged(UserError):
+    """The loss, or what the model predicts, is no number any more."""
+
+
 @dataclasses.dataclass
 class Reported:
     """The checkpoint whose predictions a run reports: after `step`, with logits by development file."""
@@ -161,26 +165,28 @@ class FinetuneEngine(PositionEngine):
         step = self.state.global_step
         if not self.curve or self.curve[-1].step != step:
             began = time.monotonic()
-            found = self._score_dev(step)
+            found = self.scored(step, {split.name: self.logits_of(examples) for split, examples in self.dev})
+            self._keep(found)
             epoch = step * self.args.num_sequences_per_step / self.train_dataset.num_samples
             self.curve.append(CurvePoint(step, round(epoch, 4), found.scores, self.cadence.take_mean_loss()))
             self.evaluation_seconds += time.monotonic() - began
         return {f"eval_{name}": value for name, value in self.curve[-1].scores.items()}
 
-    def _score_dev(self, step: int) -> Reported:
-        found = Reported(step, {}, False, {})
-        for split, examples in self.dev:
-            logits = self.logits_of(examples)
-            scored = score(self.task, answers(self.task, logits), np.asarray(split.labels))
-            found.logits[split.name] = logits
+    def scored(self, step: int, logits: dict[str, Logits]) -> Reported:
+        """What these predictions of the development files score."""
+        found = Reported(step, {}, False, logits)
+        for split, _ in self.dev:
+            scored = score(self.task, answers(self.task, logits[split.name]), np.asarray(split.labels))
             found.scores |= self.task.name_scores(split.name, scored.values)
             found.collapsed |= scored.collapsed
+        return found
+
+    def _keep(self, found: Reported) -> None:
         before = self.reported
         if not self.keeps_best or before is None or self._main(found) > self._main(before):
-            if self.keeps_best and step < self.state.max_steps:
+            if self.keeps_best and found.step < self.state.max_steps:
                 found.weights = {name: value.detach().cpu().clone() for name, value in self._state_dict().items()}
             self.reported = found
-        return found
 
     def _main(self, found: Reported) -> float:
         return main_score(self.task, found.scores)
@@ -202,7 +208,11 @@ class FinetuneEngine(PositionEngine):
         return self.reported
 
     def logits_of(self, examples: Examples) -> Logits:
-        """(num_examples, num_labels), or (num_examples, 1) for scores, in the examples' order; of all ranks alike."""
+        """(num_examples, num_labels), or (num_examples, 1) for scores, in the examples' order; of all ranks alike.
+
+        Raises:
+            Diverged: one of them is no number.
+        """
         ordered = SortedExamples(examples)
         found: Any = self.predict(ordered).predictions
         logits: Logits = (found[0] if isinstance(found, tuple) else found)[ordered.places].astype(np.float32)
@@ -210,16 +220,16 @@ class FinetuneEngine(PositionEngine):
             raise self.diverged("predictions", math.nan)
         return logits
 
-    def diverged(self, figure: str, value: float) -> UserError:
-        """The error of a run whose loss is no number any more."""
-        return UserError(
+    def diverged(self, figure: str, value: float) -> Diverged:
+        """The error of a run of which this figure is no number any more."""
+        return Diverged(
             f"{self.task.name} seed {self.args.seed} diverged: its {figure} at step {self.state.global_step:,}: "
             f"{value}; choose a lower --learning_rate (now {self.args.learning_rate:g}), a longer warm-up "
             "(--warmup_steps) or clipping (--max_grad_norm 1)"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """See the Trainer. A loss that is no number ends the run."""
+        """See the Trainer. A loss that is no number ends the training with `Diverged`."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise self.diverged("loss", logs["loss"])

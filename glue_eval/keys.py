@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from glue_eval.classifier import MNLI_STARTED, usable_length
 from glue_eval.data import split_paths
+from glue_eval.diagnostics import labelled_file
 from glue_eval.options import TaskSettings
 from glue_eval.tasks import TASKS, Task
 from nlp_adan.storage import sha256_file, sha256_json
@@ -57,8 +58,9 @@ def data_sha256(folder: Path, settings: TaskSettings) -> dict[str, str]:
     }
     if glue.predict_test and is_glues(task, "MNLI"):
         paths |= {f"AX {name}": path for name, path in split_paths(folder, TASKS["AX"]).items()}
-        paths["AX labels"] = folder / "AX" / "diagnostic-full.tsv"
-    return {name: sha256_file(path) for name, path in paths.items() if path.is_file()}
+        if (labels := labelled_file(folder)) is not None:
+            paths["AX labels"] = labels
+    return {name: sha256_file(path) for name, path in paths.items()}
 
 
 def is_glues(task: Task, *names: str) -> bool:

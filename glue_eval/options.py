@@ -48,7 +48,9 @@ class GlueOptions:
         None, "Hyperparameters, a name or a .yaml file; default: by --optim and the model's width."
     )
     config: str | None = _field(
-        None, "A .yaml file in a recipe's format (`default`, `tasks`); what it says takes the place of the recipe's."
+        None,
+        "A .yaml file in a recipe's format (`default`, `tasks`); what it says takes the place of the recipe's; "
+        "`null` takes the recipe's value away.",
     )
     max_length: int | None = _field(None, "Tokens of an example at most; default: the task's.")
     max_train_examples: int | None = _field(None, "Only the first so many training examples of each task.")
@@ -56,7 +58,10 @@ class GlueOptions:
     checkpoint: Literal["last", "best"] = _field(
         "last", "Which checkpoint is reported: the last step's, or the one that scored best on dev, which flatters."
     )
-    group_by_length: bool = _field(True, "Batches of examples of similar length: less padding, other batches.")
+    group_by_length: bool = _field(
+        False, "Batches of examples of similar length, over some dozen steps: less padding, but other batches, which "
+        "cost accuracy where there are few steps."
+    )  # fmt: skip
     dropout: float | None = _field(None, "Dropout of the model while it is fine-tuned; default: its configuration's.")
     mnli_model: str | None = _field(
         None, "The folder of a model fine-tuned on MNLI, whose body RTE, MRPC and STS-B begin with."
@@ -120,19 +125,22 @@ def task_settings(parser: CommandParser, words: Sequence[str], tasks: Sequence[T
     given = word_value("--config", words)
     if given is not None and not Path(given).is_file():
         raise UserError(f"--config: the file {given!r} does not exist")
-    layers = [_Layer.read(recipe_path(words, given), parser, tasks)]
-    if given is not None:
-        layers.append(_Layer.read(Path(given), parser, tasks))
+    recipe = _Layer.read(recipe_path(words, given), parser, tasks)
+    config = None if given is None else _Layer.read(Path(given), parser, tasks)
     folder = Path(str(word_value("--output_dir", words)))
     found = []
     for task in tasks:
-        layered = layered_words(parser, [(layer.options(task), layer.path) for layer in layers], words)
+        options = recipe.options(task)
+        own = {} if config is None else config.options(task)
+        unset = {name for name, value in own.items() if value is None}
+        layers = [({name: value for name, value in options.items() if name not in unset}, recipe.path)]
+        layered = layered_words(parser, layers if config is None else [*layers, (own, config.path)], words)
         glue = parser.parse(layered)[0]
         _check_acting(glue)
         engine_words = tuple(_engine_words(layered))
         engine = parse_options(engine_words, folder, seed=1)
-        own = [*(word for each in option_words(layers[-1].options(task)) for word in each)] if given else []
-        _check_batch([*own, *words], engine.num_sequences_per_step)
+        own_words = [word for each in option_words(own) for word in each]
+        _check_batch([*own_words, *words], engine.num_sequences_per_step)
         found.append(TaskSettings(task, glue, engine, engine_words))
     asked = found[0].glue.mnli_model
     if asked is not None and not any(task.name in MNLI_STARTED and task.definition is None for task in tasks):

@@ -16,6 +16,7 @@ from glue_eval.check_command import data_folder
 from glue_eval.classifier import MNLI_STARTED, WEIGHT_FILES, check_model, load_classifier, load_config, load_tokenizer
 from glue_eval.data import read_split, task_folder
 from glue_eval.data_checks import FileCheck, check_files
+from glue_eval.diagnostics import labelled_file, read_diagnostics
 from glue_eval.finetune import FinetuneSpec, check_can_keep, finetune_run
 from glue_eval.finetune_engine import MOST_EVALUATIONS, evaluation_steps
 from glue_eval.keys import (
@@ -27,7 +28,7 @@ from glue_eval.keys import (
     weights_sha256,
 )
 from glue_eval.options import RECIPES, TaskSettings
-from glue_eval.protocol import Protocol
+from glue_eval.protocol import OWN_FILES, Protocol
 from glue_eval.recorded import PLAN
 from glue_eval.sample_tasks import is_sample_folder
 from glue_eval.tasks import TASKS
@@ -188,6 +189,8 @@ def check_files_read(data: Path, settings: Sequence[TaskSettings]) -> list[FileC
     if errors:
         more = f"\n{len(errors) - SHOWN_ERRORS} more: `python -m glue_eval check-data` tells all"
         raise UserError("\n".join(errors[:SHOWN_ERRORS]) + (more if len(errors) > SHOWN_ERRORS else ""))
+    if TASKS["AX"] in tasks and (labels := labelled_file(data)) is not None:
+        read_diagnostics(labels)
     return checks
 
 
@@ -258,14 +261,15 @@ def _protocol(
         values = {getattr(each.glue, name) for each in settings}
         return values.pop() if len(values) == 1 else None
 
+    has_glues = any(each.task.definition is None for each in settings)
     return Protocol(
         model=glue.model,
-        data=glue.data,
+        data=glue.data if has_glues else OWN_FILES,
         tasks=tuple(each.task for each in settings),
         recipe=recipe.stem if recipe.parent == RECIPES else str(recipe),
         seeds=tuple(range(1, glue.seeds + 1)),
         config=glue.config,
-        is_sample=glue.data == "sample" or is_sample_folder(data),
+        is_sample=has_glues and (glue.data == "sample" or is_sample_folder(data)),
         checkpoint=glue.checkpoint,
         group_by_length=glue.group_by_length,
         mnli_model=glue.mnli_model,

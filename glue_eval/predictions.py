@@ -13,13 +13,16 @@ from glue_eval.data import Split
 from glue_eval.results import PREDICTIONS
 from glue_eval.tasks import Task
 from nlp_adan.errors import UserError
-from nlp_adan.storage import write_text
+from nlp_adan.storage import finite, write_text
 
 Logits = npt.NDArray[np.float32]
 
 
 def answers(task: Task, logits: Logits) -> npt.NDArray[Any]:
-    """Class numbers (num_examples,) int64, or scores float32, from (num_examples, num_labels or 1) logits."""
+    """Class numbers (num_examples,) int64, or scores float32, from (num_examples, num_labels or 1) logits.
+
+    Of logits that are NaN: class 0, or NaN.
+    """
     return logits[:, 0] if task.is_regression else logits.argmax(axis=-1)
 
 
@@ -43,7 +46,7 @@ def write_predictions(folder: Path, name: str, split: Split, logits: Logits) -> 
             label = split.labels[row]
             line["label"] = float(label) if task.labels is None else task.labels[int(label)]
         line["logits"] = [float(f"{value:.7g}") for value in logits[row]]
-        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False))
+        lines.append(json.dumps(finite(line), ensure_ascii=False, allow_nan=False))
     path = folder / PREDICTIONS / f"{name}.jsonl"
     write_text(path, "".join(f"{line}\n" for line in lines))
     return path
@@ -58,13 +61,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"no file {path}: the run that should have written it is not there; run it again")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
-            item = json.loads(line)
+            item = json.loads(line.decode())
             _ = item["id"], item["prediction"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number}: not a prediction ({error}); remove the run's folder and repeat it"
-            ) from error
+            what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "a prediction"
+            raise UserError(f"{path}:{number}: not {what} ({error}); remove the run's folder and repeat it") from error
         found.append(item)
     return found

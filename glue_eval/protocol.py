@@ -11,6 +11,7 @@ from typing import Any, Literal
 from glue_eval.tasks import TASKS, SplitFile, Task
 
 NOT_RUN = "it has not run yet"
+OWN_FILES = "the tasks' own files"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Protocol:
     """What all runs of a report share; what differs between tasks (learning rate, steps, ...) is in their results.
 
     model: a folder or the hub's name, and `model_sha256`, the hash of its weights.
-    data: the GLUE folder, `hub` or `sample`, as it was given; `is_sample`: the generated tasks.
+    data: the GLUE folder, `hub` or `sample`, as it was given, or `OWN_FILES`; `is_sample`: the generated tasks.
     tasks, seeds: what was asked for, whether or not a run failed.
     recipe: name or file of the hyperparameters; `config`: the file of the user's own, given beside it.
     checkpoint: `last`, that of the last step, or `best`, that with the best development score.

@@ -1,4 +1,4 @@
-"""What a sweep has left in its folder so far: its protocol, the results that are there, and the runs without one."""
+"""What a sweep has left in its folder so far: its plan, the results that are there, and the runs without one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from typing import Any
 from glue_eval.protocol import NOT_RUN, Failure, Protocol
 from glue_eval.results import RunResult
 from nlp_adan.errors import UserError
+from nlp_adan.runs.folder import FAILED
+from nlp_adan.runs.run import RESULT
 
 PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What plan.json tells of the last call: the protocol, and for each run task, seed and folder inside `folder`."""
+
+    folder: Path
+    protocol: Protocol
+    runs: tuple[tuple[str, int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,11 @@ class Recorded:
     failures: tuple[Failure, ...]
 
 
-def read_recorded(folder: Path) -> Recorded:
-    """Read plan.json, and the result or the failure of each of its runs.
+def read_plan(folder: Path) -> Sweep:
+    """Read plan.json.
 
     Raises:
-        UserError: There is no plan, or a file is damaged. Names file and remedy.
+        UserError: There is none, or it is damaged. Names file and remedy.
     """
     path = folder / PLAN
     if not path.is_file():
@@ -36,29 +47,45 @@ def read_recorded(folder: Path) -> Recorded:
             f"no {path}: name the --output_dir of `python -m glue_eval --model ... --output_dir {folder}`, "
             "which leaves its plan there"
         )
-    plan = _read(path, "run the command that made the folder again")
+    remedy = "run the command that made the folder again"
+    plan = _read(path, remedy)
     try:
         protocol = Protocol.from_json(plan["protocol"])
-        runs = [(str(run["task"]), int(run["seed"]), folder / str(run["folder"])) for run in plan["runs"]]
+        runs = tuple((str(run["task"]), int(run["seed"]), str(run["folder"])) for run in plan["runs"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a plan ({error}): run the command that made the folder again") from error
-    results, failures = [], []
-    for task, seed, run in runs:
-        kept, failed = run / "result.json", run / "failed.json"
-        if kept.is_file():
-            results.append(_result(kept))
-        else:
-            told = _read(failed, "remove it").get("error") if failed.is_file() else None
-            failures.append(Failure(task, seed, str(told or NOT_RUN)))
-    return Recorded(folder, protocol, tuple(results), tuple(failures))
+        raise UserError(f"{path}: not a plan ({error!r}): {remedy}") from error
+    return Sweep(folder, protocol, runs)
 
 
-def _result(path: Path) -> RunResult:
+def read_result(path: Path) -> RunResult:
+    """Read a run's result.json.
+
+    Raises:
+        UserError: It is damaged. Names file and remedy.
+    """
     remedy = "remove it and call the command that made it again"
     try:
         return RunResult.from_json(_read(path, remedy))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: not the result of a run ({error}): {remedy}") from error
+
+
+def read_recorded(folder: Path) -> Recorded:
+    """Read plan.json, and the result or the failure of each of its runs.
+
+    Raises:
+        UserError: There is no plan, or a file is damaged. Names file and remedy.
+    """
+    sweep = read_plan(folder)
+    results, failures = [], []
+    for task, seed, run in sweep.runs:
+        kept, failed = folder / run / RESULT, folder / run / FAILED
+        if kept.is_file():
+            results.append(read_result(kept))
+        else:
+            told = _read(failed, "remove it").get("error") if failed.is_file() else None
+            failures.append(Failure(task, seed, str(told or NOT_RUN)))
+    return Recorded(folder, sweep.protocol, tuple(results), tuple(failures))
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from glue_eval.score_tables import (
     score_table,
 )
 from glue_eval.statistics import CONFIDENCE, NUM_RESAMPLES
+from glue_eval.submission import submission_note
 from glue_eval.summary import Average, ScoreSummary, TaskSummary, averages, summarize
 from nlp_adan.pretraining.quantities import NOTHING
 from nlp_adan.reporting import Document, Image, Note, Paragraph, Section, write_report
@@ -49,13 +50,17 @@ CONSOLE_COLUMNS = ("Task", "Metric", "Median", "Majority", "SD", "Best", "n", "R
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a report is made of. `averages` is empty where no run has a result, else its first heads the report."""
+    """What a report is made of. `averages` is empty where no run has a result, else its first heads the report.
+
+    `submission`: what submission.zip in the report's folder holds, and which of its files are constants; None without.
+    """
 
     protocol: Protocol
     summaries: tuple[TaskSummary, ...]
     averages: tuple[Average, ...]
     failures: tuple[Failure, ...]
     environment: Mapping[str, Any]
+    submission: str | None = None
 
     @property
     def without_result(self) -> dict[str, str]:
@@ -103,7 +108,8 @@ def write_glue_report(
     protocol = dataclasses.replace(protocol, is_sample=is_sample)
     summaries = tuple(summarize(results, protocol, failures, folder))
     found = tuple(averages(summaries, is_sample)) if summaries else ()
-    report = Report(protocol, summaries, found, tuple(failures), protocol.environment or environment())
+    where, submission = protocol.environment or environment(), submission_note(folder)
+    report = Report(protocol, summaries, found, tuple(failures), where, submission)
     document = make_document(report)
     write_text(folder / "table.tex", make_latex(report))
     write_text(folder / "model-index.yaml", model_index(summaries, protocol))
@@ -127,6 +133,8 @@ def make_document(report: Report) -> Document:
             curves_section(summaries, report.mark),
             *diagnostics_section(summaries),
         ]
+    if report.submission is not None:
+        sections.append(Section("Submission", (Note(report.submission),)))
     sections += [protocol_section(summaries, protocol), cost_section(summaries)]
     sections.append(environment_section(report.environment))
     return Document(f"GLUE: {protocol.model}{report.mark}", verdict(report), tuple(sections))
@@ -149,6 +157,7 @@ def make_data(report: Report) -> dict[str, Any]:
         "tasks": {summary.task.name: _task_data(summary, report.protocol) for summary in report.summaries},
         "failures": [failure.to_json() for failure in report.failures],
         "bootstrap": {"resamples": NUM_RESAMPLES, "confidence": CONFIDENCE},
+        "submission": report.submission,
         "runs": [run.to_json() for summary in report.summaries for run in summary.runs],
         "environment": dict(report.environment),
     }

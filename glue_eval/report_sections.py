@@ -26,12 +26,15 @@ def troubles_section(summaries: Sequence[TaskSummary], failures: Sequence[Failur
         constant = "constant predictions: the scores are those of always giving one answer"
         if summary.task.is_regression:
             constant = "predictions that hardly differ: the model has learnt the mean score at most"
-        rows += [(summary.task.name, str(seed), "collapsed", constant) for seed in summary.collapsed_seeds]
+        for run in summary.runs:
+            if run.seed in summary.collapsed_seeds:
+                kind = ("diverged", run.diverged) if run.diverged else ("collapsed", constant)
+                rows.append((summary.task.name, str(run.seed), *kind))
     if not rows:
         return []
-    told = "Runs without a result are in no score of this report; the same command tries them again. " * bool(
-        failures
-    ) + "Collapsed runs count in all scores." * any(summary.collapsed_seeds for summary in summaries)
+    told = "Runs without a result are in no score of this report; the same command tries them again. " * bool(failures)
+    if len(rows) > len(failures):
+        told += "Collapsed and diverged runs count in all scores, and in a comparison as losses."
     columns = (Column("Task"), Column("Seed", "right"), Column("What"), Column("How"))
     return [Section("Failed, missing and collapsed runs", (Table(columns, tuple(rows)), Paragraph(told.strip())))]
 
@@ -108,7 +111,7 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
     names = ("Task", "Optimizer", "Learning rate", "Batch", "Epochs", "Steps", "Tokens at most", "Cut", "Train", "Dev")
     rows = []
     for summary in summaries:
-        run = summary.runs[0]
+        run = summary.usual
         epochs = NOTHING if run.epochs is None else f"{run.epochs:.3g}"
         length = NOTHING if run.max_length is None else str(run.max_length)
         counts = (str(run.batch_size), epochs, str(run.steps), length, share(run.num_cut / max(run.num_train, 1)))
@@ -121,7 +124,7 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
     ]
     by_settings: dict[str, list[str]] = {}
     for summary in summaries:
-        if settings := summary.runs[0].settings:
+        if settings := summary.usual.settings:
             text = ", ".join(f"{key} {value}" for key, value in settings.items())
             by_settings.setdefault(text, []).append(summary.task.name)
     further = [
@@ -157,7 +160,10 @@ def protocol_facts(protocol: Protocol) -> list[tuple[str, str]]:
         ("Checkpoint", checkpoint),
         ("Batches", batches),
         ("Runs start from", start),
-        ("Dropout", "the model's" if protocol.dropout is None else f"{protocol.dropout:g}"),
+        (
+            "Dropout",
+            "the model's, or as the settings of a task say" if protocol.dropout is None else f"{protocol.dropout:g}",
+        ),
     ]
     if protocol.max_length is not None:
         facts.append(("Tokens at most, of all tasks", str(protocol.max_length)))

@@ -3,7 +3,7 @@
 A run's folder holds result.json (written last), and for each file that was predicted `predictions/SPLIT.jsonl` (`dev`,
 `dev_matched`, `test`, ..., `AX`): one object an example in file order, `{"id", "prediction", "label", "logits"}`, where
 prediction and label are the task's own strings (`entailment`), or numbers for a regression task; without `label` where
-the file has none.
+the file has none. What is no number is null.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class RunResult:
     task, seed, key: which run it is (docs/design/0007-the-glue-report.md).
     scores: of the checkpoint reported, and `baseline` (always the commonest dev label), as fractions by
         `Task.score_names`. `collapsed`: some development file got constant predictions.
+    diverged: why the run has no model to speak of: its loss, or what it predicted, was no number any more; empty for
+        others. Its predictions are NaN (a class then is the first label), and it counts as collapsed.
     num_train, num_dev: examples; `num_cut`: training examples longer than `max_length` tokens; `partial`: files that
         hold a part of the task only.
     steps: optimizer steps trained; `chosen_step`: the step of the checkpoint reported; `epochs`: of the data.
@@ -62,6 +64,7 @@ class RunResult:
     optimizer: str
     batch_size: int
     key: str = ""
+    diverged: str = ""
     epochs: float | None = None
     max_length: int | None = None
     train_loss: float | None = None

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glue_eval.recorded import Sweep
 from glue_eval.submission_check import HEADER, check_zip
-from glue_eval.submission_parts import Part, Sweep, read_sweep
+from glue_eval.submission_parts import Part, read_sweep
 from nlp_adan.errors import UserError
 from nlp_adan.storage import finite, sha256_file, write_json
 

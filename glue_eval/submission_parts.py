@@ -6,7 +6,6 @@ told on the console, in the submission's record, and in the report.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 
 from glue_eval.metrics import main_score
 from glue_eval.predictions import read_predictions
-from glue_eval.protocol import Protocol
+from glue_eval.recorded import Sweep, read_plan, read_result
 from glue_eval.results import PREDICTIONS, RunResult
 from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
 from glue_eval.submission_check import LAYOUT
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.errors import UserError
+from nlp_adan.runs.run import RESULT
 
-PLAN = "plan.json"
 SCORE_DECIMALS = 3
 
 
@@ -99,40 +98,25 @@ class Part:
         }
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep's folder with what plan.json tells: the protocol, and for each run task, seed and folder in `folder`."""
-
-    folder: Path
-    protocol: Protocol
-    runs: tuple[tuple[str, int, str], ...]
-
-
 def read_sweep(folder: Path) -> Sweep:
     """Read the plan of a sweep on GLUE.
 
     Raises:
         UserError: There is no plan, it is damaged, or its runs are on the sample tasks.
     """
-    path = folder / PLAN
-    if not path.is_file():
-        raise UserError(f"no {path}: give the --output_dir of `python -m glue_eval --model ... --data GLUE`")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        protocol = Protocol.from_json(value["protocol"])
-        runs = tuple((str(run["task"]), int(run["seed"]), str(run["folder"])) for run in value["runs"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a sweep's plan ({error!r}): run the command that made {folder} again") from None
-    if protocol.is_sample or is_sample_folder(Path(protocol.data)):
+    sweep = read_plan(folder)
+    if sweep.protocol.is_sample or is_sample_folder(Path(sweep.protocol.data)):
         raise UserError(
             f"{folder}: its runs are on the {SAMPLE_NOTICE}: the leaderboard scores GLUE's test files only; "
             "run again with `--data GLUE` and another --output_dir"
         )
-    return Sweep(folder, protocol, runs)
+    return sweep
 
 
 def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | str:
     """The run of a task with the best main score on dev, the lowest seed of equal ones; or why there is none.
+
+    A run that diverged is taken where there is no other.
 
     seed: the run to take whatever its score is.
 
@@ -144,9 +128,9 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
     planned = [(run_seed, folder) for name, run_seed, folder in sweep.runs if name == task.name]
     found = []
     for _, folder in planned:
-        path = sweep.folder / folder / "result.json"
+        path = sweep.folder / folder / RESULT
         if path.is_file():
-            found.append((_read_result(path), folder))
+            found.append((read_result(path), folder))
     if not planned or not found:
         return "not run" if not planned else f"none of its runs ({len(planned)}) has a result"
     if seed is not None:
@@ -157,7 +141,7 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
     else:
         taken = found
     scores = {result.seed: _score(task, result, sweep.folder / folder) for result, folder in taken}
-    result, folder = min(taken, key=lambda run: (-_orderable(scores[run[0].seed]), run[0].seed))
+    result, folder = min(taken, key=lambda run: (bool(run[0].diverged), -_orderable(scores[run[0].seed]), run[0].seed))
     return Choice(result, folder, scores[result.seed], len(found), len(planned))
 
 
@@ -211,13 +195,6 @@ def leaderboard_rows(path: Path, task: Task, split: SplitFile) -> list[str]:
             f"of a test file cannot be submitted; run again with the whole file, or without {task.name} in --tasks"
         )
     return found
-
-
-def _read_result(path: Path) -> RunResult:
-    try:
-        return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a run's result ({error}): delete it and run the command again") from None
 
 
 def _score(task: Task, result: RunResult, folder: Path) -> float:

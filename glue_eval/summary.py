@@ -93,8 +93,13 @@ class TaskSummary:
 
     @property
     def collapsed_seeds(self) -> tuple[int, ...]:
-        """Seeds whose predictions on some development file were constant."""
+        """Seeds whose predictions on some development file were constant or, after it diverged, no numbers."""
         return tuple(run.seed for run in self.runs if run.collapsed or any(map(math.isnan, run.scores.values())))
+
+    @property
+    def usual(self) -> RunResult:
+        """A run that came to its end, to tell the protocol by; the first one where all diverged."""
+        return next((run for run in self.runs if not run.diverged), self.runs[0])
 
     @property
     def starts(self) -> tuple[str, ...]:

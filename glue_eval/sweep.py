@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import sys
 import time
@@ -18,10 +17,9 @@ from pathlib import Path
 from glue_eval import PRELOAD
 from glue_eval.options import check_options, command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
-from glue_eval.protocol import Failure
-from glue_eval.recorded import read_recorded
+from glue_eval.protocol import OWN_FILES, Failure
+from glue_eval.recorded import read_recorded, read_result
 from glue_eval.report import write_glue_report
-from glue_eval.results import RunResult
 from glue_eval.tasks import parse_task_names
 from nlp_adan.locks import folder_lock
 from nlp_adan.progress import progress
@@ -103,8 +101,9 @@ def beginning(plan: Plan, num_waiting: int) -> str:
     kept = f", {num_kept} of them there already" if num_kept else ""
     optimizers = dict.fromkeys(str(getattr(each.engine.optim, "value", each.engine.optim)) for each in plan.settings)
     recipe = plan.protocol.recipe + (f" with {plan.protocol.config}" if plan.protocol.config else "")
+    data = plan.protocol.data if plan.protocol.data == OWN_FILES else plan.specs[0].data
     return (
-        f"{len(plan.runs)} runs{kept}, on {plan.specs[0].data}, recipe {recipe}, optimizer {', '.join(optimizers)}; "
+        f"{len(plan.runs)} runs{kept}, on {data}, recipe {recipe}, optimizer {', '.join(optimizers)}; "
         f"`python -m glue_eval report {plan.folder}` tells at any time what there is"
     )
 
@@ -113,9 +112,10 @@ def describe(outcome: Outcome) -> str:
     """A line about a run that has come to its end, with its scores."""
     if outcome.state == "failed":
         return describe_outcome(outcome)
-    result = RunResult.from_json(json.loads((outcome.run.folder / RESULT).read_text(encoding="utf-8")))
+    result = read_result(outcome.run.folder / RESULT)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
-    return f"{outcome.run.name}: {scores} ({outcome.seconds:.0f} s)"
+    state = ", diverged" if result.diverged else ", collapsed" if result.collapsed else ""
+    return f"{outcome.run.name}: {scores}{state} ({outcome.seconds:.0f} s)"
 
 
 def run_together(runs: Sequence[Run], is_first: bool, bar: bool) -> list[Outcome]:
@@ -165,6 +165,9 @@ def finish(plan: Plan, outcomes: Sequence[Outcome]) -> int:
     if results:
         write_glue_report(plan.folder, results, protocol=plan.protocol, failures=failures)
         print(f"report: {plan.folder / 'report.html'}, {plan.folder / 'report.md'}", flush=True)
+    for result in results:
+        if result.diverged:
+            print(f"note: {result.diverged}", file=sys.stderr)
     for failure in failures:
         print(f"error: {failure.task} seed {failure.seed}: {failure.error}", file=sys.stderr)
     if failures:

@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 
+from glue_eval.data import read_split
+from glue_eval.diagnostics import FULL
 from glue_eval.tasks import TASKS, Task
 
 WORDS = [f"w{number}" for number in range(20)]
@@ -55,6 +57,18 @@ def write_glue(folder: Path, *names: str, num_train: int = 45, num_dev: int = 13
             header = ["\t".join(split.columns)] if split.has_header else []
             path.write_text("".join(f"{row}\n" for row in [*header, *rows]), encoding="utf-8")
     return folder
+
+
+def write_diagnostics(folder: Path) -> Path:
+    """AX/diagnostic-full.tsv of the folder's AX/diagnostic.tsv."""
+    rows = ["\t".join(FULL.columns)]
+    for number, (first, second) in enumerate(read_split(folder, TASKS["AX"], "test").texts):
+        label = (TASKS["MNLI"].labels or ())[number % 3]
+        cells = {"Premise": first, "Hypothesis": second, "Label": label, "Logic": "Negation"}
+        rows.append("\t".join(str(cells.get(name, "")) for name in FULL.columns))
+    path = folder / "AX" / FULL.file
+    path.write_text("".join(f"{row}\n" for row in rows))
+    return path
 
 
 def _row(task: Task, split: Any, number: int) -> str:

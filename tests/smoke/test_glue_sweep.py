@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from multiprocessing import forkserver
@@ -128,21 +129,20 @@ def test_interrupted_from_the_terminal(folder: Path, undisturbed: Path, capfd: p
     assert not list(out.glob("*/*/failed.json"))
 
 
-def test_a_run_that_fails_is_alone_in_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_is_alone_in_it(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Told, reported, and tried again by the next call, which keeps the others."""
-    out = folder / "failing"
-    config = folder / "hot.yaml"
-    config.write_text("tasks: {RTE: {learning_rate: 1e30}}")
-    given = words(folder, "failing", "--config", str(config), "--seeds", "1")
+    out = shutil.copytree(undisturbed, folder / "failing")
+    (run,) = out.glob("RTE/seed-1-*")
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "predictions")
+    (run / "predictions").touch()  # a file where a folder is to be
+    others = results(out)
     for attempt in (1, 2):
-        before = results(out)
         with pytest.raises(SystemExit) as left:
-            glue_eval.__main__.main(given)
+            glue_eval.__main__.main(words(folder, "failing"))
         assert left.value.code == 1
         told = capsys.readouterr()
-        assert "RTE seed 1 FAILED: RTE seed 1 diverged" in told.out and "error: RTE seed 1: RTE seed 1 dive" in told.err
-        assert {path.parts[-3] for path in results(out)} == {"CoLA", "STS-B"}
-        assert before.items() <= results(out).items()
-        (failed,) = out.glob("RTE/*/failed.json")
-        assert json.loads(failed.read_text())["attempts"] == attempt
-        assert "diverged" in (out / "report.md").read_text()
+        assert "RTE seed 1 FAILED: FileExistsError" in told.out and "error: RTE seed 1: FileExistsError" in told.err
+        assert results(out) == others and len(others) == NUM_RUNS - 1
+        assert json.loads((run / "failed.json").read_text())["attempts"] == attempt
+        assert "FileExistsError" in (out / "report.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_each_report_is_compared_with_the_first(three: tuple[Path, dict[str, Any
         assert each["value"] == pytest.approx(means[0] - means[1])
         assert each["interval"]["low"] < each["value"] < each["interval"]["high"]
     assert found["MRPC", "accuracy"]["shows"] == "higher" and found["MRPC", "accuracy"]["seeds"] == "all higher"
-    assert found["RTE", "accuracy"]["seeds"] == "overlap"  # one run collapsed
+    assert found["RTE", "accuracy"]["seeds"] == "overlap"  # one run collapsed, which is below all
     assert found["mean over the 3 tasks run", None]["shows"] == "higher"
     assert {each["shows"] for each in values["differences"]["other"]} == {"no difference shown"}
     assert "strong against weak: higher on " in values["summary"]
@@ -103,6 +104,24 @@ def test_a_report_does_not_differ_from_itself(tmp_path: Path) -> None:
     for each in differences(*sides):
         assert each.value == 0 and each.interval is not None and each.interval.contains_zero
         assert each.shows == "no difference shown" and each.interval.high == pytest.approx(0)
+
+
+def test_a_collapsed_run_is_a_loss_whatever_it_scores(tmp_path: Path) -> None:
+    """Always the commonest label can beat a run that has learnt something."""
+    task = TASKS["RTE"]
+
+    def seeds(*collapsed: tuple[tuple[str, int], ...]) -> str:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        reports = [
+            sweep(folder / name, tasks=[task], seeds=(1, 2), num_dev=50, skill=skill, collapsed=each)
+            for name, skill, each in zip("ab", (0.6, 0.0), collapsed, strict=True)
+        ]
+        first, other = make_sides([read_recorded(path) for path in reports])
+        return differences(first, other)[0].seeds
+
+    one, both = (("RTE", 1),), (("RTE", 1), ("RTE", 2))
+    assert seeds((), ()) == "all lower" == seeds((), both)
+    assert seeds(both, ()) == "all higher" and seeds(one, ()) == "overlap" == seeds(both, one) == seeds(both, both)
 
 
 def test_examples_are_matched_by_id_and_label() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,31 @@ def test_later_layers_win(model: Path, tmp_path: Path) -> None:
     assert [each.glue.max_length for each in found.values()] == [10, 20]
     assert [each.glue.dropout for each in found.values()] == [0.3, 0.3]
     assert [each.glue.dropout for each in settings_of(model, *words, "--dropout", "0").values()] == [0, 0]
+
+
+def test_null_takes_a_recipes_value_away(model: Path, tmp_path: Path) -> None:
+    recipe = "default: {dropout: 0.3, weight_decay: 0.1}\ntasks: {RTE: {dropout: 0.4}}\n"
+    words = ["--recipe", write(tmp_path, recipe, "recipe.yaml"), "--config"]
+
+    def dropouts(config: str, *more: str) -> list[float | None]:
+        found = settings_of(model, *words, write(tmp_path, config), *more).values()
+        assert [each.engine.weight_decay for each in found] == [0.1, 0.1]
+        return [each.glue.dropout for each in found]
+
+    assert dropouts("default: {dropout: null}") == [None, None]
+    assert dropouts("tasks: {RTE: {dropout: null}}") == [0.3, None]
+    assert dropouts("default: {dropout: 0.2}\ntasks: {RTE: {dropout: null}}") == [0.2, None]
+    assert dropouts("default: {dropout: null}", "--dropout", "0") == [0, 0]
+
+
+def test_the_settings_of_the_guide(model: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "glue_report.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    found = settings_of(model, "--recipe", "adan", "--config", write(tmp_path, config), tasks="QQP,RTE")
+    assert [each.engine.learning_rate for each in found.values()] == [4e-5, 1e-4]
+    assert [each.engine.num_train_epochs for each in found.values()] == [3, 3]  # the recipe has 5 for QQP
+    assert [each.glue.dropout for each in found.values()] == [None, None]
+    assert not any(each.glue.group_by_length for each in found.values())
 
 
 def test_another_optimizer_has_no_use_for_the_recipes_betas(model: Path, tmp_path: Path) -> None:
@@ -227,11 +253,11 @@ def test_a_runs_words_are_the_engines(model: Path) -> None:
     """What is ours, or the call's, is taken out with its values; the rest is as it was given."""
     values: dict[str, Any] = {"seeds": 2, "jobs": 2, "max_length": 9, "dropout": 0.1, "checkpoint": "best"}
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    words += ["--no_group_by_length", "--predict_test", "False", "--dry_run", "--save-models", "--resume=auto"]
+    words += ["--group_by_length", "--predict_test", "False", "--dry_run", "--save-models", "--resume=auto"]
     words += ["--disable_tqdm", "True", "--learning-rate=0.5", "--bf16", "False"]
     (found,) = settings_of(model, "--recipe", "small-adan", *words, tasks="CoLA").values()
     assert found.words[-3:] == ("--learning-rate=0.5", "--bf16", "False")
     ours = {entry.name for entry in dataclasses.fields(GlueOptions)} | {"output_dir", "resume", "disable_tqdm"}
     given = {word.partition("=")[0][2:].replace("-", "_") for word in found.words if word.startswith("--")}
     assert not given & ours and {"optim", "optim_args", "num_train_epochs"} <= given
-    assert not found.glue.group_by_length and found.engine.learning_rate == 0.5
+    assert found.glue.group_by_length and found.engine.learning_rate == 0.5

@@ -240,6 +240,26 @@ def test_collapsed_runs_are_marked_and_do_not_count_as_learnt(tmp_path: Path) ->
     assert "| collapsed 1/2 |" in text_of(tmp_path / "report.md")
 
 
+def test_a_diverged_run_counts_and_says_why(tmp_path: Path) -> None:
+    """With the predictions that it left, so that the intervals count it too."""
+    protocol = protocol_of([TASKS["STS-B"]])
+    first, *others = write_sweep(tmp_path, protocol)
+    folder = next(tmp_path.glob("STS-B/seed-1-*"))
+    path = folder / "predictions" / "dev.jsonl"
+    lines = [{**json.loads(line), "prediction": None} for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    scores = dict.fromkeys(first.scores, 0.0)
+    diverged = dataclasses.replace(first, scores=scores, collapsed=True, diverged="its loss at step 3: nan")
+    diverged.save(folder / "result.json")
+    write_glue_report(tmp_path, [diverged, *others], protocol=protocol)
+    text, values = text_of(tmp_path / "report.md"), json.loads((tmp_path / "report.json").read_text())
+    assert "| STS-B | 1 | diverged | its loss at step 3: nan |" in text and "| collapsed 1/3 |" in text
+    found = values["tasks"]["STS-B"]["scores"]["pearson"]
+    assert (found["n"], found["values"][0]) == (3, 0.0)
+    assert found["median"] == pytest.approx(sorted(found["values"])[1])
+    assert found["interval"]["low"] < found["median"] < found["interval"]["high"]
+
+
 def test_a_report_without_any_result_names_the_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = write(tmp_path, [], (Failure("RTE", 1, NOT_RUN), Failure("CoLA", 1, "no space left")))
     assert values["summary"] == "No result of 2 runs; failed runs: CoLA; not run yet: RTE."

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from glue_eval import submission
+from glue_eval.report_command import report_command
 from glue_eval.submission import submission_note, zip_bytes
 from glue_eval.submission_check import LAYOUT
 from glue_eval.submission_parts import CONSTANTS
@@ -93,6 +94,9 @@ def test_note_for_the_report_and_when_it_is_not_of_these_runs(sweep: SweepFolder
     assert note is not None
     assert "2 of 11 files are predictions" in note and "CoLA 2, STS-B 1" in note
     assert "RTE.tsv (entailment; not run)" in note and "CoLA.tsv" not in note
+    report_command([str(sweep.folder)])
+    assert json.loads((sweep.folder / "report.json").read_text())["submission"] == note
+    assert note in (sweep.folder / "report.md").read_text() and note in (sweep.folder / "report.html").read_text()
     plan = sweep.folder / "plan.json"
     kept = plan.read_text(encoding="utf-8")
     plan.write_text(kept.replace("CoLA/seed-2-0a1b", "CoLA/seed-2-9f9f"), encoding="utf-8")
@@ -173,7 +177,7 @@ def test_missing_files_are_named(sweep: SweepFolder, tmp_path: Path) -> None:
     (sweep.folder / "CoLA/seed-2-0a1b/predictions/test.jsonl").unlink()
     with pytest.raises(UserError, match=r"no file .*test.jsonl"):
         submit_command([str(sweep.folder)])
-    with pytest.raises(UserError, match=r"no .*plan.json: give the --output_dir"):
+    with pytest.raises(UserError, match=r"no .*plan.json: name the --output_dir"):
         submit_command([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"no file .*nowhere.zip"):
         submit_command(["--check", str(tmp_path / "nowhere.zip")])

@@ -59,12 +59,13 @@ def test_choice_of_the_run(tmp_path: Path) -> None:
     for seed, score in scores.items():
         made.add("WNLI", seed, score)
     made.plan("WNLI", 5)
+    made.add("WNLI", 6, 0.9, collapsed=True, diverged="its loss at step 3: nan")
     chosen = choose_run(read_sweep(made.folder), TASKS["WNLI"])
     assert not isinstance(chosen, str)
-    assert (chosen.result.seed, chosen.score, chosen.num_finished, chosen.num_runs) == (3, 0.5, 4, 5)
+    assert (chosen.result.seed, chosen.score, chosen.num_finished, chosen.num_runs) == (3, 0.5, 5, 6)
     other = choose_run(read_sweep(made.folder), TASKS["WNLI"], seed=1)
     assert not isinstance(other, str) and other.result.seed == 1
-    with pytest.raises(UserError, match="WNLI has no result with seed 5; it has 1, 2, 3, 4"):
+    with pytest.raises(UserError, match="WNLI has no result with seed 5; it has 1, 2, 3, 4, 6"):
         choose_run(read_sweep(made.folder), TASKS["WNLI"], seed=5)
 
 
@@ -91,9 +92,9 @@ def test_what_has_no_run_says_why(tmp_path: Path) -> None:
 
 COLA, STSB = "CoLA/seed-2-0a1b/predictions/test.jsonl", "STS-B/seed-1-0a1b/predictions/test.jsonl"
 DAMAGES: list[tuple[str, str, str]] = [
-    ("plan.json", "{", "plan.json: not a sweep's plan"),
-    ("plan.json", '{"protocol": {}, "runs": []}', "plan.json: not a sweep's plan"),
-    ("CoLA/seed-2-0a1b/result.json", "[1]", "result.json: not a run's result"),
+    ("plan.json", "{", "plan.json: not JSON"),
+    ("plan.json", '{"protocol": {}, "runs": []}', "plan.json: not a plan"),
+    ("CoLA/seed-2-0a1b/result.json", "[1]", "result.json: not a JSON object"),
     ("CoLA/seed-2-0a1b/result.json", RESULT_WITHOUT_SCORE, "seed-2-0a1b: its result has no score 'matthews'"),
     (COLA, '{"id": "0", "prediction": "1"}\n{"id"', r"test.jsonl:2: not a prediction"),
     (COLA, '{"id": "0", "prediction": "2"}\n', r"test.jsonl:1: prediction '2' is not one of CoLA's labels 0, 1"),

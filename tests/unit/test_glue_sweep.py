@@ -16,12 +16,12 @@ import glue_eval.sweep
 from glue_eval import __main__ as door
 from glue_eval.options import command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
-from glue_eval.protocol import Protocol
+from glue_eval.protocol import OWN_FILES, Protocol
 from glue_eval.results import RunResult
 from glue_eval.tasks import parse_task_names
 from nlp_adan.errors import UserError
 from nlp_adan.runs import Advance, Outcome, Run
-from tests.tiny_glue import tiny_bert, write_glue
+from tests.tiny_glue import tiny_bert, write_diagnostics, write_glue
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_other_files_are_other_runs(change: Callable[[Path, Path], None], model:
         ["--max_train_examples", "20"],
         ["--dropout", "0.5"],
         ["--checkpoint", "best"],
-        ["--no_group_by_length"],
+        ["--group_by_length"],
         ["--no_predict_test"],
         ["--save_models"],
         ["--global_batch_size", "3"],
@@ -202,6 +202,19 @@ def test_a_plan(model: Path, data: Path) -> None:
     assert protocol.model_sha256 and protocol.environment == {"date": "today"} and not protocol.is_sample
 
 
+def test_ones_own_tasks_are_no_samples(model: Path, data: Path, tmp_path: Path) -> None:
+    """Whatever `--data` says, which is then not looked at."""
+    own = "name: mine\ntrain: train.tsv\ndev: dev.tsv\ntext: text\nlabel: label\nlabels: [yes, no]"
+    (tmp_path / "own.yaml").write_text(own)
+    for split, word in (("train", "w1"), ("dev", "w2")):
+        (tmp_path / f"{split}.tsv").write_text(f"text\tlabel\n{word} w3\tyes\n{word}\tno\n")
+    plan = plan_of(model, data, "--data", "sample", tasks=str(tmp_path / "own.yaml"))
+    assert (plan.protocol.is_sample, plan.protocol.data) == (False, OWN_FILES)
+    assert f"on {OWN_FILES}, recipe" in glue_eval.sweep.beginning(plan, 1)
+    mixed = plan_of(model, data, tasks=f"CoLA,{tmp_path / 'own.yaml'}")
+    assert (mixed.protocol.is_sample, mixed.protocol.data) == (False, str(data))
+
+
 def test_work_follows_lengths_steps_and_predictions(model: Path, data: Path) -> None:
     usual, longer, more = (
         plan_of(model, data, *words).workloads[0].work
@@ -229,6 +242,18 @@ def test_a_model_of_the_hub_is_pinned_to_its_snapshot(
 
 
 # ---- refusals ----
+
+
+def test_diagnostic_labels_are_read_before_any_run(model: Path, data: Path) -> None:
+    write_glue(data, "MNLI", "AX")
+    without = plan_of(model, data, tasks="MNLI").keys
+    path = write_diagnostics(data)
+    assert plan_of(model, data, tasks="MNLI").keys != without
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"diagnostic-full.tsv:9: the file ends after 8 examples, diagnostic.tsv has 9"):
+        plan_of(model, data, tasks="MNLI")
+    for words, tasks in (([], "CoLA"), (["--no_predict_test"], "MNLI")):  # which do not read it
+        plan_of(model, data, *words, tasks=tasks)
 
 
 def refused(words: list[str], folder: Path) -> str:
@@ -304,12 +329,12 @@ def test_two_sweeps_on_one_folder(model: Path, data: Path, tmp_path: Path, monke
 # ---- ends ----
 
 
-def leave_result(run: Run, score: float = 0.5) -> None:
+def leave_result(run: Run, diverged: str = "") -> None:
     task = run.arguments["task"]
-    scores = dict.fromkeys(task.score_names, score)
+    scores = dict.fromkeys(task.score_names, 0.5)
     RunResult(
-        task.name, run.arguments["seed"], scores, False, 45, 13, 3, 1e-3, "adan", 32, key=run.arguments["key"],
-        baseline=dict.fromkeys(task.score_names, 0.4),
+        task.name, run.arguments["seed"], scores, bool(diverged), 45, 13, 3, 1e-3, "adan", 32,
+        key=run.arguments["key"], baseline=dict.fromkeys(task.score_names, 0.4), diverged=diverged,
     ).save(run.folder / "result.json")  # fmt: skip
 
 
@@ -320,8 +345,11 @@ def test_a_report_tells_of_failed_runs(model: Path, data: Path, capsys: pytest.C
     leave_result(good)
     outcomes = [Outcome(good, "done", seconds=3), Outcome(bad, "failed", "it was too hot")]
     assert glue_eval.sweep.describe(outcomes[0]) == "CoLA seed 1: matthews 0.500 (3 s)"
+    leave_result(good, "CoLA seed 1 diverged: its loss")
+    assert glue_eval.sweep.describe(outcomes[0]) == "CoLA seed 1: matthews 0.500, diverged (3 s)"
     assert glue_eval.sweep.finish(plan, outcomes) == 1
     told = capsys.readouterr()
+    assert "note: CoLA seed 1 diverged: its loss" in told.err
     assert "error: RTE seed 1: it was too hot" in told.err and "1 of 2 runs succeeded" in told.err
     assert "report.html" in told.out and "it was too hot" in (plan.folder / "report.md").read_text()
     assert (plan.folder / "report.json").is_file()
