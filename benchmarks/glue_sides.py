@@ -1,7 +1,8 @@
 """The two sides of `glue_finetune.py`: fine-tuning as run_glue.py's defaults have it, and ours.
 
 Both train the same BERT classifier from the same weights on the same examples with the same optimizer and batch size,
-each in its own Trainer, shuffled. Theirs pads every example to the maximum length.
+each in its own Trainer, shuffled. Theirs pads every example to the maximum length and computes the last layer on all
+of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -33,6 +35,7 @@ from glue_eval.data import Split, read_split
 from glue_eval.examples import Examples, Padding, TrainingExamples, tokenize
 from glue_eval.finetune_engine import FinetuneEngine, FinetuneOptions
 from glue_eval.tasks import TASKS, Task
+from nlp_adan.modeling.first_token import compute_first_only
 from nlp_adan.training.grouped_order import GroupedOrder
 
 THEIRS, OURS = "run_glue", "ours"
@@ -123,8 +126,11 @@ def their_trainer(model: nn.Module, work: Work, shape: Shape, folder: Path, step
     return trainer
 
 
-def our_trainer(model: nn.Module, work: Work, shape: Shape, folder: Path, steps: int, seed: int) -> FinetuneEngine:
-    """As a run of `python -m glue_eval` sets it up."""
+def our_trainer(
+    model: PreTrainedModel, work: Work, shape: Shape, folder: Path, steps: int, seed: int
+) -> FinetuneEngine:
+    """As a run of `python -m glue_eval` sets it up, with `load_classifier`'s change to the model."""
+    compute_first_only(model)
     order = GroupedOrder(work.ours.tokens.lengths, seed, shape.batch, steps_in_group=1)
     return FinetuneEngine(
         task=TASKS[work.task.name],
@@ -162,7 +168,7 @@ class Segment:
 
 
 def train(
-    side: str, model: nn.Module, work: Work, shape: Shape, *, steps: int, seed: int, folder: Path, threads: int
+    side: str, model: PreTrainedModel, work: Work, shape: Shape, *, steps: int, seed: int, folder: Path, threads: int
 ) -> Segment:
     """Time some steps of one side from the model's weights on; seed: of the order, so that segments differ."""
     trainer = SIDES[side](model, work, shape, folder, WARM_UP_STEPS + steps, seed)

@@ -18,6 +18,7 @@ from transformers import (
 from glue_eval.tasks import THREE_WAY, Task
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
+from nlp_adan.modeling.first_token import compute_first_only
 from nlp_adan.weights import only_weights
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -86,6 +87,8 @@ def load_classifier(
 ) -> PreTrainedModel:
     """The pretrained body under a fresh head: one output for each label, or one for a regression task.
 
+    Where that head looks at the first token only, so does the last layer (`nlp_adan.modeling.first_token`).
+
     Args:
         dropout: of every kind that the model has, in place of what its configuration says.
         mnli_model: of a model fine-tuned on MNLI, whose body is taken; its head is not.
@@ -107,8 +110,10 @@ def load_classifier(
         body = _mnli_body(mnli_model, config)
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.base_model.load_state_dict(body.state_dict())
-        return model
-    return _load(name_or_path, config)
+    else:
+        model = _load(name_or_path, config)
+    compute_first_only(model)
+    return model
 
 
 def _load(name_or_path: str, config: Any, option: str = "--model") -> PreTrainedModel:
