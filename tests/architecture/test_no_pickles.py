@@ -6,6 +6,8 @@ What the libraries do on our behalf is tested with such files (tests/unit/test_m
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,3 +145,14 @@ def test_the_walk_finds(source: str) -> None:
 )
 def test_the_walk_leaves_alone(source: str) -> None:
     assert not wrong_calls(source)
+
+
+def test_the_oldest_libraries_taken_are_safe_ones() -> None:
+    """torch before 2.6 ran code in spite of `weights_only=True` (CVE-2025-32434); datasets before 4.0 ran scripts."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["all"]]
+    oldest = {
+        name: (int(major), int(minor))
+        for name, major, minor in re.findall(r"^(torch|datasets)>=(\d+)\.(\d+)", "\n".join(wanted), re.MULTILINE)
+    }
+    assert oldest["torch"] >= (2, 6) and oldest["datasets"] >= (4, 0)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.checkpoint import FileSystemReader
 from transformers.integrations import deepspeed as hf_deepspeed
 
 from bert.options import parse_options
 from nlp_adan.errors import UserError
 from nlp_adan.training.deepspeed_checks import check_deepspeed_config
+from tests.unit.malicious_files import pickled
 
 OUTPUT = ["--output_dir", "runs/never"]
 
@@ -74,6 +77,14 @@ def test_sharded_states_of_fsdp_are_refused(chosen: str) -> None:
         UserError, match=rf"--fsdp_config: the state_dict_type '?{chosen}'? makes .* say FULL_STATE_DICT"
     ):
         parse_options(words)
+
+
+def test_torch_runs_what_the_list_of_sharded_states_says(tmp_path: Path) -> None:
+    """The reason for the refusal: where this fails, torch has mended it, and the refusal can go."""
+    (tmp_path / ".metadata").write_bytes(pickled(tmp_path / "marker"))
+    with contextlib.suppress(AttributeError):  # for it is no list
+        FileSystemReader(tmp_path).read_metadata()
+    assert (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("config", [{}, {"state_dict_type": "full_state_dict"}, {"state_dict_type": "1"}])
