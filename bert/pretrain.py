@@ -102,7 +102,6 @@ def make_trainer(
 ) -> PretrainingEngine:
     """The engine, set up for masked language modelling on prepared blocks. `begin` is called by `Beginning`."""
     data, engine = options.data, options.engine
-    samples_per_step = engine.num_sequences_per_step
     collator = MaskingCollator(
         mask_token_id=tokenizer.mask_token_id,
         special_token_ids=tokenizer.all_special_ids,
@@ -123,7 +122,7 @@ def make_trainer(
         compute_metrics=lambda prediction: masked_lm_metrics(prediction, prepared.unigram_counts),
         callbacks=[Beginning(begin), RunLog(run)],
         meter=make_meter(options, model, prepared.block_size),
-        control=RunControl(RunClock(), options.budget.max_hours, samples_per_step, run.path),
+        control=RunControl(RunClock(), options.budget.max_hours, run.path),
     )
     control, meter = trainer.run_control, trainer.meter
     trainer.add_callback(

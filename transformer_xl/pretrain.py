@@ -94,7 +94,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
             nominal_length=model_options.tgt_len if model_options.random_lengths else None,
             callbacks=[Beginning(begin), RunLog(run)],
             meter=make_meter(options, config, data.train_counts),
-            control=RunControl(RunClock(), options.budget.max_hours, engine.num_sequences_per_step, run.path),
+            control=RunControl(RunClock(), options.budget.max_hours, run.path),
         )
 
     def evaluation(

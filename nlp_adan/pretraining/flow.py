@@ -23,8 +23,9 @@ from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
 from nlp_adan.training.agreement import wait_for_all_ranks
-from nlp_adan.training.checkpoints import check_start, checkpoint_step
+from nlp_adan.training.checkpoint.manifest import checkpoint_step
 from nlp_adan.training.pretraining import PretrainingEngine
+from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
 from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.signals import RESUME_EXIT_CODE
 
@@ -116,10 +117,22 @@ def conduct(family: Pretraining[Data]) -> None:
         return
     run = RunFolder(engine.output_dir)
     recorded = options.resolved()  # before the engine fills in what follows from them
-    checkpoint = run.checkpoint_to_resume(recorded, engine.resume, engine.world_size, identified=frozenset({"data"}))
+    run.check(recorded, engine.resume, engine.world_size, identified=frozenset({"data"}))
     if run.finished and (run.settings or {}).get("data") == recorded["data"]:
         _tell_finished(family, run)
         return
+    lock_run(run.path, engine.process_index)
+    try:
+        _train(family, run, recorded)
+    except Exception:
+        if engine.process_index == 0:
+            run.remove_if_empty()
+        raise
+
+
+def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) -> None:
+    engine = family.options.engine
+    checkpoint = find_checkpoint(run.path, engine.resume, engine.process_index)
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="data preparation"):
         if engine.process_index == 0:
@@ -130,20 +143,15 @@ def conduct(family: Pretraining[Data]) -> None:
         _tell_finished(family, run)
         return
     if checkpoint is not None:
-        check_start(checkpoint, engine.world_size, engine.num_sequences_per_step)
+        check_batches(checkpoint, engine.num_sequences_per_step)
 
     def begin(model: PreTrainedModel) -> None:
         run.claim(recorded, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
         write_json(run.path / DATA_RECORD, {"key": data.manifest["key"], "folder": str(data.folder)})
         print(family.beginning(model, data), flush=True)
 
-    try:
-        trainer = family.make_trainer(data, run, begin)
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except Exception:
-        if engine.process_index == 0:
-            run.remove_if_empty()  # the Trainer makes it before the run begins
-        raise
+    trainer = family.make_trainer(data, run, begin)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _stop_if_asked(trainer, run)
     _finish(family, trainer, run, data)
 
@@ -162,15 +170,15 @@ def _tell_finished(family: Pretraining[Data], run: RunFolder) -> None:
         print(f"{run.path} holds this run, finished: nothing to do")
 
 
-def _check_same_data(run: RunFolder, data: PreparedFolder, checkpoint: str | None) -> None:
+def _check_same_data(run: RunFolder, data: PreparedFolder, checkpoint: Path | None) -> None:
     """Refuse to go on with other text or another tokenizer than the run, or the checkpoint's run, began with."""
-    for folder in {run.path, *([] if checkpoint is None else [Path(checkpoint).parent])}:
+    for folder in {run.path, *([] if checkpoint is None else [checkpoint.parent])}:
         record = folder / DATA_RECORD
         if not record.is_file():
-            if checkpoint is not None and folder == Path(checkpoint).parent:
+            if checkpoint is not None and folder == checkpoint.parent:
                 raise UserError(
-                    f"--resume: no {DATA_RECORD} in {str(folder)!r} says on which data {Path(checkpoint).name} was "
-                    "trained; name a checkpoint in its run's folder"
+                    f"--resume: no {DATA_RECORD} in {str(folder)!r} says on which data {checkpoint.name} was trained; "
+                    "name a checkpoint in its run's folder"
                 )
             continue
         if json.loads(record.read_text(encoding="utf-8"))["key"] != data.manifest["key"]:
@@ -185,7 +193,13 @@ def _stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
     stopped_by = trainer.run_control.stopped_by
     if stopped_by is None:
         return
+    failed = trainer.finish_saving()
     wait_for_all_ranks()  # a launcher kills the other ranks, which may be writing, as soon as one of them ends
+    if failed is not None:
+        raise UserError(
+            f"stopped by {stopped_by} after step {trainer.state.global_step:,}, but {failed}; make room, then go on "
+            "from the checkpoint before with the same command and `--resume auto`"
+        )
     if trainer.is_world_process_zero():
         print(
             f"stopped by {stopped_by} after step {trainer.state.global_step:,}, which is saved; "
@@ -201,7 +215,7 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     steps = trainer.state.global_step
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
         # The weights are those of that step: so are the figures that follow.
-        trainer.state.global_step = checkpoint_step(trainer.state.best_model_checkpoint)
+        trainer.state.global_step = checkpoint_step(Path(trainer.state.best_model_checkpoint))
     metrics: dict[str, Any] = family.final_metrics(trainer, data)
     if not math.isfinite(metrics[family.loss_name]):
         raise trainer.diverged("validation loss", metrics[family.loss_name])

@@ -18,10 +18,15 @@ def wait_at_most(seconds: float) -> None:
     _timeout = datetime.timedelta(seconds=seconds)
 
 
+def group_of_processors() -> Any:
+    """A new group of all ranks on the processors' own communication. Every rank has to call it."""
+    return dist.new_group(backend="gloo", timeout=_timeout)
+
+
 @functools.cache
 def _group(default_group: Any) -> Any:
-    """A group of all ranks on the processors' own communication; made together by all ranks, at its first use."""
-    return dist.new_group(backend="gloo", timeout=_timeout)
+    """The group of what is agreed on here; made together by all ranks, at its first use."""
+    return group_of_processors()
 
 
 def _reduced(values: torch.Tensor, operation: Any) -> torch.Tensor:

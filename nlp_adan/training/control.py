@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,19 +35,18 @@ class RunControl(TrainerCallback, ExportableState):
     Args:
         clock: of the run.
         max_hours: the budget in trained hours, or None.
-        samples_per_step: sequences of one optimizer step over all ranks.
         folder: of the run, where `STOP_FILE` may turn up; None: not looked for.
+
+    `wants_save`, once set, is asked on every rank after every step: a checkpoint is saved where one says so.
     """
 
-    def __init__(
-        self, clock: RunClock, max_hours: float | None, samples_per_step: int, folder: Path | None = None
-    ) -> None:
+    def __init__(self, clock: RunClock, max_hours: float | None, folder: Path | None = None) -> None:
         self.clock = clock
         self.stop_file = None if folder is None else folder / STOP_FILE
         self._looked_at = 0.0
         self.budget_seconds = None if max_hours is None else max_hours * 3600
-        self.samples_per_step = samples_per_step
         self.stopped_by: str | None = None
+        self.wants_save: Callable[[], bool] = lambda: False
         self._agreed_seconds = 0.0
         self._received = 0
         self._received_at = 0.0
@@ -70,8 +70,7 @@ class RunControl(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps (trainer_state.json)."""
-        attributes = {"trained_seconds": self.clock.seconds, "samples_per_step": self.samples_per_step}
-        return {"args": {}, "attributes": attributes}
+        return {"args": {}, "attributes": {"trained_seconds": self.clock.seconds}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,7 +98,10 @@ class RunControl(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._look_for_file(state)
-        self._agreed_seconds, received = largest_over_ranks(self.clock.seconds, self._received)
+        self._agreed_seconds, received, wanted = largest_over_ranks(
+            self.clock.seconds, self._received, self.wants_save()
+        )
+        control.should_save |= bool(wanted)
         if received:
             self.stopped_by = (
                 f"the file {self.stop_file}" if received == _BY_FILE else signal.Signals(int(received)).name

@@ -10,12 +10,14 @@ import dataclasses
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlp_adan.errors import UserError
@@ -158,6 +160,17 @@ class Engine(Trainer):
             self.model_accepts_loss_kwargs = False  # one of the two divides, not both
         elif not getattr(self.model, "accepts_loss_kwargs", False):
             raise TypeError(f"{type(self.model).__name__} does not divide its loss by num_items_in_batch")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """See the Trainer, but for a pickle of its options: the run's folder has them in words.
+
+        DeepSpeed's state dict has tied weights twice; the file has them once, under every engine.
+        """
+        if state_dict is not None:
+            tied = getattr(self.model, "all_tied_weights_keys", {})
+            state_dict = {name: value for name, value in state_dict.items() if tied.get(name) not in state_dict}
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parameters that weight decay applies to (`nlp_adan.param_groups`)."""

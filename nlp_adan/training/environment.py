@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -20,14 +21,20 @@ JOBS = "NLP_ADAN_JOBS"  # processes of a set of runs that share the cores with t
 PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware, command line and git state as plain JSON values."""
+@functools.cache
+def package_versions() -> dict[str, str | None]:
+    """Of the packages that matter to a run; None for those that are not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, command line and git state as plain JSON values."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
@@ -37,7 +44,7 @@ def environment() -> dict[str, Any]:
         "num_cpu_cores": num_cpu_cores(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": versions,
+        "packages": dict(package_versions()),
         "git": git_state(),
     }
 

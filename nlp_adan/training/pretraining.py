@@ -17,7 +17,7 @@ from nlp_adan.training.engine import EngineOptions
 from nlp_adan.training.loader import PositionDataset
 from nlp_adan.training.meter import Meter
 from nlp_adan.training.option_checks import REFUSED_IN_PRETRAINING
-from nlp_adan.training.positions import PositionEngine
+from nlp_adan.training.saving import SavingEngine
 
 
 @dataclasses.dataclass
@@ -31,7 +31,7 @@ class PretrainingOptions(EngineOptions):
     refused = REFUSED_IN_PRETRAINING
 
 
-class PretrainingEngine(PositionEngine):
+class PretrainingEngine(SavingEngine):
     """The engine on a data set that is read by position, with a budget, a meter and an end that can be resumed.
 
     Args:
@@ -61,6 +61,7 @@ class PretrainingEngine(PositionEngine):
         super().__init__(args=args, train_dataset=train_dataset, counter=meter, **kwargs)
         self.meter = meter
         self.run_control = control
+        control.wants_save = self.save_is_overdue
         self._evaluated: tuple[int, dict[str, float]] | None = None
         if control.budget_seconds is not None:
             self.bar.count_seconds(control)

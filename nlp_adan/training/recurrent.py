@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.agreement import wait_for_all_ranks
+from nlp_adan.training.checkpoint.tensor_files import TensorFile
 from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.schedules import ScheduleOptions, drops, multiply, warm_up
 from nlp_adan.training.stream_evaluation import SegmentBatches, StreamEvaluation
@@ -113,11 +112,9 @@ class RecurrentEngine(PretrainingEngine):
         begins = [(micro * world_size + args.process_index) * size for micro in range(args.gradient_accumulation_steps)]
         return [list(range(begin, begin + size)) for begin in begins]
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """The hook in which each rank writes what is its own; the checkpoint's last file comes after it."""
-        super()._save_rng_state(output_dir)
-        save_memories(Path(output_dir), self.args.process_index, self._columns(), self._memories)
-        wait_for_all_ranks()
+    def own_files(self) -> list[TensorFile]:
+        """The memories of this rank's streams."""
+        return [*super().own_files(), memory_file(self.args.process_index, self._columns(), self._memories)]
 
     def _load_memories(self, checkpoint: Path, device: torch.device) -> list[Memory]:
         return [tuple(level.to(device) for level in each) for each in load_memories(checkpoint, self._columns())]
@@ -207,8 +204,8 @@ class LengthScaledRate(TrainerCallback):
             group["lr"] = rate
 
 
-def save_memories(folder: Path, rank: int, columns: Sequence[Sequence[int]], memories: Sequence[Memory]) -> None:
-    """Write a rank's memories into a checkpoint.
+def memory_file(rank: int, columns: Sequence[Sequence[int]], memories: Sequence[Memory]) -> TensorFile:
+    """A rank's memories as a file of a checkpoint.
 
     columns: of each micro-batch; memories: of each, or none where a pass begins anew.
     """
@@ -217,7 +214,9 @@ def save_memories(folder: Path, rank: int, columns: Sequence[Sequence[int]], mem
         for micro, memory in enumerate(memories)
         for level, tensor in enumerate(memory)
     }
-    save_file(tensors, folder / f"memory-{rank:05}.safetensors", {"columns": json.dumps([list(c) for c in columns])})
+    return TensorFile(
+        f"memory-{rank:05}.safetensors", tensors, {"columns": json.dumps([list(each) for each in columns])}
+    )
 
 
 def load_memories(folder: Path, columns: Sequence[Sequence[int]]) -> list[Memory]:

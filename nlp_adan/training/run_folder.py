@@ -6,7 +6,8 @@ starts.jsonl       one object a start or resumption: date, step, world_size, com
 log.jsonl          one object a logging step: step, epoch, loss, grad_norm, learning_rate, tokens_per_second, ...
 eval.jsonl         one object an evaluation
 data.json          which prepared data a pretraining run trains on
-checkpoint-N/      what `--resume auto` goes on from
+checkpoint-N/      what `--resume auto` goes on from; .checkpoint-N.partial while it is written
+.lock              locked by every rank that lives
 config.json, model.safetensors, tokenizer files   the trained model
 metrics.json       the final figures; written last, so that its presence means that the run is finished
 """
@@ -24,8 +25,10 @@ from typing import Any
 import yaml
 
 from nlp_adan.errors import UserError
+from nlp_adan.locks import LOCK
 from nlp_adan.storage import write_json, write_text
-from nlp_adan.training.checkpoints import checkpoint_step, is_whole, remove_later
+from nlp_adan.training.checkpoint.manifest import MANIFEST
+from nlp_adan.training.checkpoint.run_checkpoints import remove_later
 from nlp_adan.training.environment import environment
 from nlp_adan.training.recipe import read_recipe
 from nlp_adan.training.settings import Difference, difference
@@ -64,10 +67,10 @@ class RunFolder:
         record = self.path / SETTINGS
         return read_recipe(record) if record.is_file() else None
 
-    def checkpoint_to_resume(
+    def check(
         self, options: Mapping[str, Any], resume: str, world_size: int = 1, identified: frozenset[str] = frozenset()
-    ) -> str | None:
-        """Check that a run with these options may use the folder; the checkpoint to go on from, or None.
+    ) -> None:
+        """Check that a run with these options may use the folder, and go on from the checkpoint that it names.
 
         Args:
             options: all options of the new run, as `recipe.resolved` gives them.
@@ -77,17 +80,14 @@ class RunFolder:
             identified: options that the caller compares by what they name, when a run is gone on with.
 
         Raises:
-            UserError: the folder holds another run, or something that is no run; the checkpoint is not whole, or of
-                another run.
+            UserError: the folder holds another run, or something that is no run; there is no such checkpoint, or it
+                is of another run.
         """
         self._check_writable()
-        if resume in ("no", "auto"):
-            named = None
-        else:
-            named = Path(resume)
-            _check_named(named, options, world_size, identified)
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return None if named is None else str(named)
+        if resume not in ("no", "auto"):
+            _check_named(Path(resume), options, world_size, identified)
+        if self._is_free():
+            return
         if not self.path.is_dir():
             raise UserError(f"--output_dir: {str(self.path)!r} is a file; choose a folder")
         found = self._difference(options, world_size, frozenset() if resume == "no" else identified)
@@ -107,7 +107,9 @@ class RunFolder:
             raise UserError(
                 f"--output_dir: {str(self.path)!r} holds {article} {state} run with the same settings; {remedy}"
             )
-        return self._last_checkpoint() if named is None else str(named)
+
+    def _is_free(self) -> bool:
+        return not self.path.exists() or (self.path.is_dir() and all(path.name == LOCK for path in self.path.iterdir()))
 
     def _difference(self, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> Difference | None:
         """What makes another run of the one that the folder holds."""
@@ -120,11 +122,6 @@ class RunFolder:
         """Ranks of the last start, with which the recorded settings acted."""
         starts = self.read(STARTS)
         return int(starts[-1].get("world_size", 1)) if starts else 1
-
-    def _last_checkpoint(self) -> str | None:
-        """The newest checkpoint that was written to its end."""
-        complete = [path for path in self.path.glob("checkpoint-*") if is_whole(path)]
-        return str(max(complete, key=checkpoint_step)) if complete else None
 
     def _check_writable(self) -> None:
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
@@ -155,7 +152,8 @@ class RunFolder:
 
     def remove_if_empty(self) -> None:
         """Leave nothing behind where a start failed before `claim`."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        if self.path.is_dir() and self._is_free():
+            (self.path / LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
     def _cut_after(self, name: str, step: int) -> None:
@@ -214,8 +212,10 @@ def _step_of(line: bytes) -> float:
 
 def _check_named(checkpoint: Path, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> None:
     """Check that a checkpoint can be gone on from, and that it is of a run with the same settings."""
-    if not is_whole(checkpoint):
-        raise UserError(f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder; name one, or `auto`")
+    if not (checkpoint / MANIFEST).is_file():
+        raise UserError(
+            f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder (no {MANIFEST}); name one, or `auto`"
+        )
     run = RunFolder(checkpoint.absolute().parent)
     settings = run.settings
     if settings is None:

@@ -25,6 +25,9 @@ CADENCE = frozenset({
     "do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps",
 })  # fmt: skip
 
+# How the work is divided: ZeRO's stage and offloading. What its file sets otherwise than an option is refused.
+DIVISION = frozenset({"deepspeed"})
+
 # Together they say how many sequences a step has, which is what counts.
 BATCH = frozenset({"global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"})
 
@@ -49,7 +52,7 @@ def difference(
         ranks: theirs and ours.
         ignored: options that are compared in another way.
     """
-    skipped = WATCHING | ignored
+    skipped = WATCHING | DIVISION | ignored
     if not any(_evaluations_count(options) for options in (theirs, ours)):
         skipped |= CADENCE
     batches = [sequences_per_step(options, number) for options, number in zip((theirs, ours), ranks, strict=True)]

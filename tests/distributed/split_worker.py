@@ -57,7 +57,7 @@ def masked_lm(options: EngineOptions) -> Engine:
         train_dataset=TrainingBlocks(Rows(blocks), seed=5),
         data_collator=collator,
         meter=Meter(tokens_per_step=8 * SEQ_LENGTH, flops_per_step=None, peak_flops=None),
-        control=RunControl(RunClock(), None, options.num_sequences_per_step),
+        control=RunControl(RunClock(), None),
     )
 
 

@@ -84,7 +84,7 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
         schedule=ScheduleOptions(),
         nominal_length=LENGTH if family == "lstm" else None,
         meter=Meter(tokens_per_step=NUM_STREAMS * LENGTH, flops_per_step=None, peak_flops=None),
-        control=RunControl(RunClock(), None, options.num_sequences_per_step),
+        control=RunControl(RunClock(), None),
         callbacks=[log],
     )
     trainer.train()

@@ -19,6 +19,7 @@ import transformer_xl.__main__
 from nlp_adan.errors import UserError
 from nlp_adan.training.recurrent import RecurrentEngine
 from nlp_adan.training.signals import RESUME_EXIT_CODE
+from tests.checkpoints import sign
 from tests.distributed import launching
 from transformer_xl import generate, pretrain
 
@@ -122,6 +123,12 @@ def test_stopped_anywhere_and_resumed(
     ]
 
 
+def forget_the_end(run: Path) -> None:
+    """As a kill before the last checkpoint was published leaves a run."""
+    (run / "metrics.json").unlink()
+    shutil.rmtree(run / "checkpoint-40")
+
+
 def test_without_its_memory_a_resumed_run_would_be_another(
     undisturbed: tuple[str, Path], text: Path, tmp_path: Path
 ) -> None:
@@ -129,14 +136,14 @@ def test_without_its_memory_a_resumed_run_would_be_another(
     family, whole = undisturbed
     run = tmp_path / "forgetful"
     shutil.copytree(whole, run)
-    for name in ("metrics.json", "checkpoint-40/trainer_state.json"):
-        (run / name).unlink()
+    forget_the_end(run)
     (memory,) = (run / "checkpoint-20").glob("memory-*.safetensors")
     with safetensors.safe_open(memory, "pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     assert tensors and any(tensor.abs().sum() > 0 for tensor in tensors.values())
     zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     safetensors.torch.save_file(zeros, memory, metadata)
+    sign(run / "checkpoint-20")
     TRAIN[family](words(family, text, run, "--resume", "auto"))
     assert [line["loss"] for line in lines(run)][:20] == [line["loss"] for line in lines(whole)][:20]
     assert lines(run)[20]["loss"] != lines(whole)[20]["loss"]
@@ -153,8 +160,7 @@ def test_two_ranks_then_one(undisturbed: tuple[str, Path], text: Path, tmp_path:
     two = launching.deepspeed("run_pretrain.py", family, *given, "--per_device_train_batch_size", "1")
     assert two.returncode == 0, two.stderr
     assert len(list((split / "checkpoint-20").glob("memory-*.safetensors"))) == 2
-    for name in ("metrics.json", "checkpoint-40/trainer_state.json"):
-        (split / name).unlink()
+    forget_the_end(split)
     TRAIN[family]([*given, "--resume", "auto"])
     assert [line["batch_hash"] for line in lines(split)] == [line["batch_hash"] for line in lines(alone)]
     losses = [line["loss"] for line in lines(split)]

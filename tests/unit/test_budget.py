@@ -101,7 +101,7 @@ def test_impossible_budgets(hours: float) -> None:
 def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
     time = Time()
     args, flow = arguments(tmp_path), TrainerControl()
-    first = RunControl(RunClock(time), max_hours=1.0, samples_per_step=8)
+    first = RunControl(RunClock(time), max_hours=1.0)
     state = TrainerState(max_steps=10**9)
     first.on_train_begin(args, state, flow)
     time.now += 1800
@@ -111,7 +111,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
     first.on_train_end(args, state, flow)
 
     time.now += 10**6  # a night without a machine
-    second = RunControl(RunClock(time), max_hours=1.0, samples_per_step=8)
+    second = RunControl(RunClock(time), max_hours=1.0)
     state = TrainerState(global_step=100, max_steps=10**9)
     state.stateful_callbacks = {"RunControl": kept}
     second.on_train_begin(args, state, flow)
@@ -128,7 +128,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
 def test_a_signal_ends_the_run_at_the_end_of_its_step(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10**9)
-    control = RunControl(RunClock(), None, samples_per_step=8)
+    control = RunControl(RunClock(), None)
     control.on_train_begin(args, state, flow)
     try:
         control.on_step_end(args, state, flow)
@@ -151,7 +151,7 @@ def test_a_signal_that_comes_again_later_is_impatience(
     monkeypatch.setattr("nlp_adan.training.control.time.monotonic", time)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us behind it
     args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10)
-    control = RunControl(RunClock(), None, samples_per_step=8)
+    control = RunControl(RunClock(), None)
     control.on_train_begin(args, state, flow)
     try:
         signal.raise_signal(signal.SIGINT)
@@ -176,7 +176,7 @@ def test_a_run_at_its_end_does_not_train_on(tmp_path: Path, step: int, hours: fl
     flow, state = TrainerControl(), TrainerState(global_step=step, max_steps=10)
     kept = {"args": {}, "attributes": {"trained_seconds": 1800.5, "samples_per_step": 8}}
     state.stateful_callbacks = {"RunControl": kept}
-    control = RunControl(RunClock(), hours, samples_per_step=8)
+    control = RunControl(RunClock(), hours)
     control.on_train_begin(arguments(tmp_path), state, flow)
     control.on_train_end(arguments(tmp_path), state, flow)
     assert flow.should_training_stop == stops
@@ -185,7 +185,7 @@ def test_a_run_at_its_end_does_not_train_on(tmp_path: Path, step: int, hours: fl
 def test_a_file_ends_the_run_and_is_gone_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nlp_adan.training.control.STOP_FILE_INTERVAL_SECONDS", 0.0)
     args, flow, state = arguments(tmp_path), TrainerControl(), TrainerState(max_steps=10**9)
-    control = RunControl(RunClock(), None, samples_per_step=8, folder=tmp_path)
+    control = RunControl(RunClock(), None, folder=tmp_path)
     control.on_train_begin(args, state, flow)
     try:
         control.on_step_end(args, state, flow)
@@ -195,7 +195,7 @@ def test_a_file_ends_the_run_and_is_gone_at_the_next_start(tmp_path: Path, monke
         assert flow.should_training_stop and control.stopped_by == f"the file {tmp_path / 'stop'}"
     finally:
         control.on_train_end(args, state, flow)
-    again = RunControl(RunClock(), None, samples_per_step=8, folder=tmp_path)
+    again = RunControl(RunClock(), None, folder=tmp_path)
     again.on_train_begin(args, state, TrainerControl())
     again.on_train_end(args, state, flow)
     assert not (tmp_path / "stop").exists()

@@ -10,7 +10,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.recurrent import Memory, load_memories, save_memories
+from nlp_adan.training.checkpoint.tensor_files import write_tensor_file
+from nlp_adan.training.recurrent import Memory, load_memories, memory_file
 from nlp_adan.training.schedules import ScheduleOptions, drops, multiply, warm_up
 
 
@@ -32,7 +33,7 @@ def test_memories_come_back_for_any_split(
 ) -> None:
     for rank in range(world_size):
         mine = columns(rank, world_size, size, num_micro)
-        save_memories(tmp_path, rank, mine, [memory_of(each) for each in mine])
+        write_tensor_file(tmp_path, memory_file(rank, mine, [memory_of(each) for each in mine]))
     for rank in range(then_world_size):
         mine = columns(rank, then_world_size, then_size, then_micro)
         for found, each in zip(load_memories(tmp_path, mine), mine, strict=True):
@@ -41,7 +42,7 @@ def test_memories_come_back_for_any_split(
 
 
 def test_an_empty_memory_and_a_missing_one(tmp_path: Path) -> None:
-    save_memories(tmp_path, 0, [[0, 1]], [])
+    write_tensor_file(tmp_path, memory_file(0, [[0, 1]], []))
     assert load_memories(tmp_path, [[0], [1]]) == []
     with pytest.raises(UserError, match="no memory of 1 of the streams"):
         load_memories(tmp_path, [[0, 1, 2]])

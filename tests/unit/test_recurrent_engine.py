@@ -74,7 +74,7 @@ def engine(
         schedule=schedule or ScheduleOptions(),
         nominal_length=None if random_seed is None else LENGTH,
         meter=Meter(tokens_per_step=1, flops_per_step=None, peak_flops=None),
-        control=RunControl(RunClock(), max_hours, given.num_sequences_per_step),
+        control=RunControl(RunClock(), max_hours),
         callbacks=[rates],
     )
     return trainer, rates

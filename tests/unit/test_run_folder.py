@@ -11,38 +11,32 @@ import yaml
 
 from nlp_adan.errors import UserError
 from nlp_adan.training.run_folder import RunFolder
-from tests.unit.test_checkpoints import make_checkpoint
+from tests.checkpoints import make_checkpoint
 
 OPTIONS: dict[str, Any] = {"output_dir": "x", "learning_rate": 1e-3, "seed": 42, "lr_scheduler_kwargs": {"a": [1]}}
 
 
 def claimed(path: Path) -> RunFolder:
     run = RunFolder(path)
-    assert run.checkpoint_to_resume(OPTIONS, "no") is None
+    run.check(OPTIONS, "no")
     run.claim(OPTIONS)
     return run
 
 
 def test_an_empty_or_missing_folder_is_free(tmp_path: Path) -> None:
     for resume in ("no", "auto"):
-        assert RunFolder(tmp_path).checkpoint_to_resume(OPTIONS, resume) is None
-        assert RunFolder(tmp_path / "new").checkpoint_to_resume(OPTIONS, resume) is None
+        RunFolder(tmp_path).check(OPTIONS, resume)
+        RunFolder(tmp_path / "new").check(OPTIONS, resume)
     assert not (tmp_path / "new").exists()
 
 
 def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
     with pytest.raises(UserError, match=r"unfinished run with the same settings; add `--resume auto`"):
-        run.checkpoint_to_resume(OPTIONS, "no")
-    assert run.checkpoint_to_resume(OPTIONS, "auto") is None  # killed before its first checkpoint
-    for step in (5, 10):
-        make_checkpoint(run.path, step)
-    (run.path / "checkpoint-15").mkdir()  # killed while it was written
-    assert run.checkpoint_to_resume(OPTIONS, "auto") == str(run.path / "checkpoint-10")
+        run.check(OPTIONS, "no")
+    run.check(OPTIONS, "auto")  # killed before its first checkpoint
     moved = {**OPTIONS, "output_dir": "elsewhere", "logging_steps": 3}
-    assert run.checkpoint_to_resume(moved, "auto") is not None  # where and how it is watched does not matter
-    make_checkpoint(run.path, 20, files=("model.safetensors",))  # as `--save_only_model` leaves it
-    assert run.checkpoint_to_resume(OPTIONS, "auto") == str(run.path / "checkpoint-10")
+    run.check(moved, "auto")  # where and how it is watched does not matter
 
 
 @pytest.mark.parametrize("name", [
@@ -51,7 +45,7 @@ def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_what_computes_nothing_else_may_change(name: str, tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
-    assert run.checkpoint_to_resume({**OPTIONS, name: 3}, "auto") is None
+    run.check({**OPTIONS, name: 3}, "auto")
 
 
 @pytest.mark.parametrize("chooses", [{"load_best_model_at_end": True}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
@@ -59,16 +53,16 @@ def test_evaluations_that_choose_stay_where_they_were(chooses: dict[str, Any], t
     run, options = RunFolder(tmp_path), {**OPTIONS, **chooses}
     run.claim({**options, "eval_steps": 5})
     with pytest.raises(UserError, match="eval_steps: 5 there, 6 here"):
-        run.checkpoint_to_resume({**options, "eval_steps": 6}, "auto")
+        run.check({**options, "eval_steps": 6}, "auto")
 
 
 def test_data_are_compared_by_the_caller_where_a_run_is_gone_on_with(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.claim({**OPTIONS, "data": "prepared"})
     moved = {**OPTIONS, "data": "/scratch/prepared"}
-    assert run.checkpoint_to_resume(moved, "auto", identified=frozenset({"data"})) is None
+    run.check(moved, "auto", identified=frozenset({"data"}))
     with pytest.raises(UserError, match=r"another run .*data: 'prepared' there"):
-        run.checkpoint_to_resume(moved, "no", identified=frozenset({"data"}))
+        run.check(moved, "no", identified=frozenset({"data"}))
 
 
 def claim_on(run: RunFolder, world_size: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,44 +81,44 @@ def test_the_sequences_of_a_step_are_compared_however_they_are_said(
         ({"global_batch_size": None, **per_rank}, 2),
         ({"global_batch_size": None, **per_rank, "gradient_accumulation_steps": 4}, 1),
     ):
-        assert run.checkpoint_to_resume(options, "auto", world_size) is None
+        run.check(options, "auto", world_size)
     told = r"sequences a step: 16 there, 8 here\); `--global_batch_size 16` keeps its batches on any number of ranks"
     with pytest.raises(UserError, match=told):
-        run.checkpoint_to_resume({"global_batch_size": None, **per_rank}, "auto", 1)
+        run.check({"global_batch_size": None, **per_rank}, "auto", 1)
     # The remedy, as one rank then divides it.
     remedied = {"global_batch_size": 16, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
-    assert run.checkpoint_to_resume(remedied, "auto", 1) is None
+    run.check(remedied, "auto", 1)
     claim_on(run, 1, remedied, monkeypatch)
-    assert run.checkpoint_to_resume({"global_batch_size": None, **per_rank}, "auto", 2) is None
+    run.check({"global_batch_size": None, **per_rank}, "auto", 2)
 
 
 def test_another_or_a_finished_run(tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
     for resume in ("no", "auto"):
         with pytest.raises(UserError, match=r"another run \(unfinished; learning_rate: 0.001 there, 0.1 here\)"):
-            run.checkpoint_to_resume({**OPTIONS, "learning_rate": 0.1}, resume)
+            run.check({**OPTIONS, "learning_rate": 0.1}, resume)
     run.finish({"loss": 1.0})
     assert run.finished
     with pytest.raises(UserError, match="finished run with the same settings; choose another folder"):
-        run.checkpoint_to_resume(OPTIONS, "no")
+        run.check(OPTIONS, "no")
     with pytest.raises(UserError, match=r"another run \(finished; learning_rate.*and 1 more"):
-        run.checkpoint_to_resume({**OPTIONS, "learning_rate": 0.1, "seed": 1}, "no")
+        run.check({**OPTIONS, "learning_rate": 0.1, "seed": 1}, "no")
 
 
 def test_a_folder_with_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty and holds no run"):
-        RunFolder(tmp_path).checkpoint_to_resume(OPTIONS, "auto")
+        RunFolder(tmp_path).check(OPTIONS, "auto")
     with pytest.raises(UserError, match="is a file"):
-        RunFolder(tmp_path / "thesis.txt").checkpoint_to_resume(OPTIONS, "no")
+        RunFolder(tmp_path / "thesis.txt").check(OPTIONS, "no")
     with pytest.raises(UserError, match="is not a whole checkpoint folder"):
-        RunFolder(tmp_path / "run").checkpoint_to_resume(OPTIONS, "checkpoint-7")
+        RunFolder(tmp_path / "run").check(OPTIONS, "checkpoint-7")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write into '/proc'.*choose another folder"):
-        RunFolder("/proc/nope").checkpoint_to_resume(OPTIONS, "no")
+        RunFolder("/proc/nope").check(OPTIONS, "no")
 
 
 def test_a_named_checkpoint_is_of_a_run_with_the_same_settings(tmp_path: Path) -> None:
@@ -132,15 +126,15 @@ def test_a_named_checkpoint_is_of_a_run_with_the_same_settings(tmp_path: Path) -
     checkpoint = make_checkpoint(other.path, 7)
     new = RunFolder(tmp_path / "new")
     slashed = f"{checkpoint}/"  # as tab completion writes it
-    assert new.checkpoint_to_resume({**OPTIONS, "output_dir": "new"}, slashed) == str(checkpoint)
+    new.check({**OPTIONS, "output_dir": "new"}, slashed)
     with pytest.raises(UserError, match=r"--resume: .*checkpoint-7' is of another run \(seed: 42 there, 1 here\)"):
-        new.checkpoint_to_resume({**OPTIONS, "seed": 1}, slashed)
+        new.check({**OPTIONS, "seed": 1}, slashed)
     run = RunFolder(tmp_path / "run")
     run.claim({**OPTIONS, "seed": 1})
     with pytest.raises(UserError, match=r"--output_dir: .* holds another run"):
-        run.checkpoint_to_resume(OPTIONS, slashed)
+        run.check(OPTIONS, slashed)
     with pytest.raises(UserError, match=r"--resume: no resolved.yaml in .* checkpoint-7 was trained"):
-        new.checkpoint_to_resume(OPTIONS, str(make_checkpoint(tmp_path / "alone", 7)))
+        new.check(OPTIONS, str(make_checkpoint(tmp_path / "alone", 7)))
     assert not new.path.exists()
 
 
@@ -149,17 +143,17 @@ def test_going_on_from_an_earlier_checkpoint_removes_the_later(
 ) -> None:
     run = claimed(tmp_path / "run")
     first, later = make_checkpoint(run.path, 15), make_checkpoint(run.path, 18)
-    assert run.checkpoint_to_resume(OPTIONS, str(first)) == str(first)
+    run.check(OPTIONS, str(first))
     run.claim(OPTIONS, resumed_step=15)
     assert f"going on from step 15: removed checkpoint-18 of {run.path}" in capsys.readouterr().out
-    assert not later.exists() and run.checkpoint_to_resume(OPTIONS, "auto") == str(first)
+    assert first.exists() and not later.exists()
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
     (run.path / "resolved.yaml").write_text("seed: [42")
     with pytest.raises(UserError, match=r"resolved.yaml:\d+: not a YAML file"):
-        run.checkpoint_to_resume(OPTIONS, "auto")
+        run.check(OPTIONS, "auto")
 
 
 def test_the_record_is_a_recipe_for_another_machine(tmp_path: Path) -> None:

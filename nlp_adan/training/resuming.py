@@ -1,0 +1,91 @@
+"""How a start takes up a run: alone in its folder, from the newest checkpoint that is good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nlp_adan.errors import UserError
+from nlp_adan.locks import RankLock
+from nlp_adan.training.agreement import largest_over_ranks
+from nlp_adan.training.checkpoint.manifest import Manifest, verify
+from nlp_adan.training.checkpoint.run_checkpoints import clean_partial, newest_good, set_aside
+
+
+def lock_run(folder: Path, rank: int) -> RankLock:
+    """Keep other starts out of a run's folder as long as this process lives. Every rank has to call it.
+
+    Raises: UserError where a rank of another start is still alive, such as one that outlived its launcher.
+    """
+    lock, error = RankLock(folder), None
+    if rank == 0:
+        try:
+            lock.take_all()
+        except UserError as caught:
+            error = caught
+    _fail_together(error)
+    if rank != 0:
+        lock.take(rank)
+    return lock
+
+
+def find_checkpoint(folder: Path, resume: str, rank: int) -> Path | None:
+    """The checkpoint to go on from, every byte of it checked by rank 0. Every rank has to call it.
+
+    Checkpoints of the run that are passed over because they are damaged are named and moved aside.
+
+    Args:
+        folder: of the run.
+        resume: "no"; "auto", the newest good one in the folder; or a checkpoint's path.
+
+    Raises: UserError where the named one is damaged.
+    """
+    if resume == "no":
+        return None
+    if resume != "auto":
+        named = Path(resume)
+        _fail_together(_damaged(named) if rank == 0 else None)
+        return named
+    step = _newest_good(folder) if rank == 0 else -1
+    step = int(largest_over_ranks(step)[0])
+    return folder / f"checkpoint-{step}" if step >= 0 else None
+
+
+def _newest_good(folder: Path) -> int:
+    """The step of the newest good checkpoint, -1 where there is none; newer ones are moved aside."""
+    clean_partial(folder)
+    found, damages = newest_good(folder)
+    for path in dict.fromkeys(path for path, _ in damages):
+        wrong = [damage for each, damage in damages if each == path]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        print(f"--resume: passed over {path}: {wrong[0]}{more}; it is now {set_aside(path).name}", flush=True)
+    return -1 if found is None else Manifest.read(found).step
+
+
+def check_batches(checkpoint: Path, sequences_per_step: int) -> None:
+    """Raise a UserError where the steps before a checkpoint had another number of sequences, over all ranks."""
+    before = Manifest.read(checkpoint).sequences_per_step
+    if before != sequences_per_step:
+        raise UserError(
+            f"--resume: the run took {before} sequences a step and would now take {sequences_per_step}; "
+            f"`--global_batch_size {before}` keeps its batches on any number of ranks"
+        )
+
+
+def _damaged(checkpoint: Path) -> UserError | None:
+    damages = verify(checkpoint)
+    if not damages:
+        return None
+    more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
+    return UserError(
+        f"--resume: {str(checkpoint)!r} is damaged: {damages[0]}{more}; name another one, or "
+        "`auto` for the newest good one"
+    )
+
+
+def _fail_together(error: UserError | None) -> None:
+    """Raise on every rank where one has an error."""
+    failed = largest_over_ranks(float(error is not None))[0]
+    if error is not None:
+        raise error
+    if failed:
+        raise UserError("another rank cannot start; its message says why")

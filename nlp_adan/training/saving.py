@@ -1,0 +1,309 @@
+"""The engine's checkpoints: composed while the training stands still, written behind it, published when whole.
+
+A checkpoint's parts are the Trainer's, but for the optimizer's state, which is stored as named slices, and every file
+goes through `CheckpointWriter` (docs/design/0008-checkpoints.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerControl, modeling_utils
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
+
+from nlp_adan.integrations.safe_checkpoints import use_safe_checkpoints
+from nlp_adan.training.agreement import group_of_processors, largest_over_ranks, wait_for_all_ranks
+from nlp_adan.training.checkpoint.fragments import Layout, fragments_of
+from nlp_adan.training.checkpoint.manifest import Manifest
+from nlp_adan.training.checkpoint.optimizer_state import load_optimizer_state, master_weights, optimizer_files
+from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, rotate
+from nlp_adan.training.checkpoint.tensor_files import TensorFile
+from nlp_adan.training.checkpoint.writer import CheckpointWriter, Failure
+from nlp_adan.training.environment import package_versions
+from nlp_adan.training.positions import PositionEngine
+
+# After a save that failed, another one is tried so much later.
+RETRY_SECONDS = 60.0
+_TOLD = f"the training goes on, with the earlier checkpoints; the next try is in {RETRY_SECONDS:.0f} seconds"
+# What the writers of other ranks may have begun to write when a rank looks what is in the folder.
+_RANKS_OWN = ("optimizer/", "memory-")
+
+
+class SavingEngine(PositionEngine):
+    """The engine whose checkpoints survive, on any number of ranks and at any stage of ZeRO."""
+
+    control: TrainerControl
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._layout: Layout | None = None
+        self._writer: CheckpointWriter | None = None
+        self._told: Failure | None = None  # the failure that was last said
+        self._told_at = 0.0
+
+    # Training
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See the Trainer. What is being written when the training ends, or fails, is written first."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.finish_saving()
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        self._layout = None
+        if self.is_deepspeed_enabled:
+            if resume_from_checkpoint is not None:
+                # Before DeepSpeed makes its own copies of the weights and cuts them up.
+                self._load_from_checkpoint(resume_from_checkpoint, self.model)
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+            use_safe_checkpoints(self.model_wrapped)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        else:
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self._writer is None:
+            self._writer = self._make_writer()
+        return prepared
+
+    def _make_writer(self) -> CheckpointWriter:
+        options: Any = self.args
+        writer = CheckpointWriter(
+            Path(options.output_dir),
+            rank=options.process_index,
+            world_size=options.world_size,
+            group=group_of_processors() if options.world_size > 1 else None,
+            on_published=self._remove_old,
+        )
+        if not self.is_fsdp_enabled:
+
+            def protect(*args: Any) -> None:
+                writer.protect()
+
+            self.layout.base.register_step_pre_hook(protect)
+        return writer
+
+    @property
+    def layout(self) -> Layout:
+        """Which slices of which parameters this rank's optimizer holds."""
+        if self._layout is None:
+            self._layout = fragments_of(self.model_wrapped, self.optimizer)
+        return self._layout
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """See the Trainer. A schedule-free optimizer gives the model other weights meanwhile."""
+        if self._writer is not None and callable(getattr(self.optimizer, "eval", None)):
+            self._writer.protect()
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    # Saving
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Compose a checkpoint of this step and hand it to the writer, when that has written the one before."""
+        assert self._writer is not None
+        self.finish_saving()
+        self.store_flos()
+        options: Any = self.args
+        step, first = self.state.global_step, options.should_save
+        partial = partial_folder(Path(options.output_dir), step)
+        self._remember_best(step)
+        files, small, error = self.own_files(), dict[str, bytes](), _make_folder(partial, options.process_index)
+        try:
+            with _deferred_weights(partial, files):
+                self.save_model(str(partial), _internal_call=True)
+            if self.is_fsdp_enabled:
+                self._save_optimizer_and_scheduler(str(partial))
+            else:
+                parts, description = optimizer_files(self.layout, options.process_index, options.world_size)
+                files += parts
+                if first:
+                    small["optimizer/optimizer.json"] = json.dumps(description, indent=1).encode()
+                    small[SCHEDULER_NAME] = _torch_bytes(self.lr_scheduler.state_dict())
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+            if first:
+                self._save_state(partial)
+        except OSError as caught:
+            if self.is_fsdp_enabled:  # whose ranks write together, each waiting for the others
+                raise
+            error = error or f"{caught.filename or partial}: {caught.strerror}"
+        self._writer.begin(
+            step,
+            files,
+            small,
+            self._written(partial),
+            error,
+            zero_stage=None if self.is_fsdp_enabled else self.layout.zero_stage,
+            sequences_per_step=options.num_sequences_per_step,
+            versions=package_versions(),
+        )
+        if options.push_to_hub:
+            self.finish_saving()
+            self._push_from_checkpoint(str(Path(options.output_dir) / f"checkpoint-{step}"))
+
+    def _written(self, partial: Path) -> list[str]:
+        """Files that are in the folder already, each named by one rank."""
+        mine = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        if self.is_fsdp_enabled:
+            wait_for_all_ranks()  # any rank may have written any file
+        found = [path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()]
+        if self.args.process_index == 0:
+            found = [name for name in found if name == mine or not name.startswith(("rng_state", *_RANKS_OWN))]
+        else:
+            found = [name for name in found if name == mine]
+        if self.is_fsdp_enabled:
+            wait_for_all_ranks()
+        return found
+
+    def _remove_old(self, published: Path) -> None:
+        """In the writing thread, when a checkpoint is published."""
+        if self.args.process_index == 0:
+            best = self.state.best_model_checkpoint
+            rotate(published.parent, self.args.save_total_limit, {Path(best)} if best else set(), published)
+
+    def own_files(self) -> list[TensorFile]:
+        """What a kind of training adds to a checkpoint, on this rank."""
+        return []
+
+    def _remember_best(self, step: int) -> None:
+        """As the Trainer does: where the best checkpoint is, if there is one."""
+        best_step = self.state.best_global_step
+        if best_step and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
+            best = Path(self.args.output_dir or ".") / f"checkpoint-{best_step}"
+            if best_step == step or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+
+    def _save_state(self, partial: Path) -> None:
+        """trainer_state.json, with what callbacks keep in it."""
+        kept = self.state.stateful_callbacks
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                name = type(callback).__name__
+                if isinstance(kept.get(name), list):
+                    kept[name].append(callback.state())
+                else:
+                    kept[name] = callback.state()
+        self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+
+    def save_is_overdue(self) -> bool:
+        """Whether the last save failed, and it is time to try again; says that it failed."""
+        writer = self._writer
+        if writer is None or writer.is_busy or writer.failed is None:
+            return False
+        if self._told is not writer.failed:
+            self._told, self._told_at = writer.failed, time.monotonic()
+            if self.args.process_index == 0:
+                print(f"WARNING: {writer.failed}\n{writer.failed.trace}{_TOLD}", flush=True)
+        return time.monotonic() - self._told_at >= RETRY_SECONDS
+
+    def finish_saving(self) -> Failure | None:
+        """Wait until nothing is being written; what became of the last save, where it failed."""
+        if self._writer is None:
+            return None
+        self._writer.wait()
+        self.save_is_overdue()
+        return self._writer.failed
+
+    # Going on
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """See the Trainer. Where a run's weights are of lower precision than the optimizer's, the optimizer's."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.is_fsdp_enabled:
+            for name, weight in master_weights(Path(resume_from_checkpoint)).items():
+                self.model.get_parameter(name).copy_(weight)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_optimizer_state(Path(checkpoint), self.layout)
+        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(state)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """See the Trainer. With another number of ranks, each draws anew what belongs to this step."""
+        if checkpoint is None or Manifest.read(Path(checkpoint)).world_size == self.args.world_size:
+            super()._load_rng_state(checkpoint)
+            return
+        seed = torch.tensor([self.args.seed, self.state.global_step, self.args.process_index])
+        torch.manual_seed(int((seed * torch.tensor([1, 1_000_003, 998_244_353])).sum()))
+
+    def _load_best_model(self) -> None:
+        """See the Trainer. Under DeepSpeed the weights alone: the training is over."""
+        self.finish_saving()
+        best = str(self.state.best_model_checkpoint)
+        there = Path(best).is_dir() if self.args.process_index == 0 else False
+        if not largest_over_ranks(float(there))[0]:
+            if self.args.process_index == 0:
+                print(f"{best} could not be written: the model keeps the weights of its last step", flush=True)
+            self.state.best_model_checkpoint = None
+        elif not self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            with _whole_parameters(self.model):
+                self._load_from_checkpoint(best, self.model)
+
+
+@contextlib.contextmanager
+def _deferred_weights(folder: Path, files: list[TensorFile]) -> Iterator[None]:
+    """Within it, `save_pretrained` leaves the weights to the writer: `files` gets what it would have written."""
+
+    def defer(tensors: Mapping[str, Tensor], path: str, metadata: Mapping[str, str] | None = None) -> None:
+        files.append(TensorFile(Path(path).relative_to(folder).as_posix(), dict(tensors), dict(metadata or {})))
+
+    # transformers offers no other way to have names and sharding without the file; a test holds that it is there.
+    module: Any = modeling_utils
+    writes = module.safe_save_file
+    module.safe_save_file = defer
+    try:
+        yield
+    finally:
+        module.safe_save_file = writes
+
+
+@contextlib.contextmanager
+def _whole_parameters(model: Any) -> Iterator[None]:
+    """Within it, parameters that ZeRO-3 has divided are whole on every rank; rank 0's are kept."""
+    divided = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not divided:
+        yield
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(divided, modifier_rank=0):
+        yield
+
+
+def _make_folder(partial: Path, rank: int) -> str | None:
+    """Make the folder of a checkpoint, empty; why this rank cannot write into it. Every rank has to call it."""
+    error = None
+    if rank == 0:
+        try:
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True)
+        except OSError as caught:
+            error = f"{partial}: {caught.strerror}"
+    failed = largest_over_ranks(float(error is not None))[0]
+    if not failed and not partial.is_dir():
+        return f"{partial} is not there for rank {rank}: all ranks have to share the file system of --output_dir"
+    return error
+
+
+def _torch_bytes(state: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()

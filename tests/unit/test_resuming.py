@@ -1,0 +1,59 @@
+"""Taking up a run: alone in its folder, from the newest checkpoint that is good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlp_adan.errors import UserError
+from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
+from tests.checkpoints import make_checkpoint
+
+
+def test_the_newest_good_one_and_why_not_a_newer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_checkpoint(tmp_path, "auto", 0) is None
+    paths = [make_checkpoint(tmp_path, step) for step in (5, 10, 15, 20)]
+    (paths[2] / "model.safetensors").write_bytes(b"weightz")
+    (paths[3] / "manifest.json").unlink()
+    (tmp_path / ".checkpoint-25.partial").mkdir()
+    assert find_checkpoint(tmp_path, "no", 0) is None
+    assert find_checkpoint(tmp_path, "auto", 0) == paths[1]
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2
+    assert "passed over" in told[0] and "checkpoint-20: manifest.json" in told[0]
+    assert "checkpoint-15: model.safetensors" in told[1] and "it is now damaged-checkpoint-15" in told[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-10", "checkpoint-5", "damaged-checkpoint-15", "damaged-checkpoint-20",
+    ]  # fmt: skip
+
+
+def test_a_named_one_is_good_or_refused(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 5)
+    assert find_checkpoint(tmp_path / "elsewhere", str(path), 0) == path
+    (path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"--resume: '.*checkpoint-5' is damaged: model\.safetensors .*or `auto`"):
+        find_checkpoint(tmp_path, str(path), 0)
+    assert path.is_dir()  # not ours to move
+
+
+def test_a_step_keeps_its_number_of_sequences(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 5, world_size=2, sequences_per_step=8)
+    check_batches(path, 8)
+    with pytest.raises(UserError, match=r"took 8 sequences a step and would now take 4; `--global_batch_size 8`"):
+        check_batches(path, 4)
+
+
+def test_one_start_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from nlp_adan.training.resuming import lock_run; "
+        f"lock = lock_run(pathlib.Path({str(tmp_path)!r}), 0); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"process {other.pid} "):
+            lock_run(tmp_path, 0)
+        other.kill()
+    lock_run(tmp_path, 0)
