@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,15 @@ def numpy_file(marker: Path) -> bytes:
     return buffer.getvalue()
 
 
-def plant(folder: Path, content: bytes, marker: Path) -> list[str]:
+def plant(folder: Path, content: bytes, marker: Path, also: str = "") -> list[str]:
     """Put `content` in the place of every pickle of a checkpoint, and wherever a loader might look for one.
+
+    also: a pattern of names, whose files are replaced too.
 
     A manifest is made to agree, as whoever can write the files can do that too. Returns the names of the files.
     """
-    planted = [path for path in folder.rglob("*") if path.is_file() and _is_pickle(path)]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    planted = [path for path in files if _is_pickle(path) or (also and path.match(also))]
     planted += [folder / name for name in WELL_KNOWN]
     for path in planted:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,3 +100,12 @@ def make_manifest_agree(folder: Path) -> None:
         for name, file in files.items()
     }
     write_manifest(folder, manifest)
+
+
+# Kinds of files that would run code, by how they are written.
+CONTENTS: dict[str, Callable[[Path], bytes]] = {
+    "torch.save": torch_file,
+    "torch.save of before": lambda marker: torch_file(marker, zipped=False),
+    "pickle 2": pickled,
+    "pickle 4": lambda marker: pickled(marker, protocol=4),
+}

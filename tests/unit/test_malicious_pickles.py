@@ -1,6 +1,7 @@
 """Whatever somebody puts into a folder that our commands read, no code of theirs runs: the marker never appears.
 
-A command fails with a UserError (exit code 2) that names the file or the folder, or does without the file.
+A command fails with a UserError (exit code 2) that names the file or the folder, or does without the file. Checkpoints
+and prepared data have a file of their own, test_malicious_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
-import pydoc_data.topics
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,9 @@ import torch
 import yaml
 
 import glue_eval.__main__
-from bert import pretrain
 from bert.model import build_model
 from bert.model_options import load_config
 from bert.options import parse_options
-from bert.prepared import open_prepared
 from bert.run_kind import MASKED_LM
 from glue_eval import classifier
 from glue_eval.data import read_split
@@ -37,18 +34,12 @@ from nlp_adan.kernels import cpu
 from nlp_adan.pretraining.record import read_run
 from nlp_adan.training.run_folder import RunFolder
 from tests.tiny_glue import tiny_bert, write_glue
-from tests.unit.malicious_files import make_manifest_agree, numpy_file, pickled, plant, torch_file
+from tests.unit.malicious_files import CONTENTS, numpy_file, torch_file
 from tests.unit.test_transformer_xl_model import model as tiny_transformer_xl
 from transformer_xl import loading, model_options
 from transformer_xl.convert import read_state
 from transformer_xl.stream import PreparedStream
 
-CONTENTS: dict[str, Callable[[Path], bytes]] = {
-    "torch.save": torch_file,
-    "torch.save of before": lambda marker: torch_file(marker, zipped=False),
-    "pickle 2": pickled,
-    "pickle 4": lambda marker: pickled(marker, protocol=4),
-}
 # A Python file that a model's folder may name as its code.
 MODULE = """open({marker!r}, "w")
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
@@ -259,63 +250,3 @@ def test_a_compiled_step_is_not_loaded_from_a_folder_that_others_may_write(
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         cpu._folder_without_home()
-
-
-# Prepared data and checkpoints: of a small run.
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the text, the cache and a run of two steps, a checkpoint after each."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "text").mkdir()
-    for name in sorted(pydoc_data.topics.topics)[:12]:
-        (folder / "text" / f"{name}.txt").write_text(pydoc_data.topics.topics[name][:1500], encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NLP_ADAN_CACHE", str(folder / "cache"))
-        pretrain.main(words(folder, folder / "run"))
-        yield folder
-
-
-def words(folder: Path, run: Path) -> list[str]:
-    return [
-        "--recipe", "tiny", "--data", str(folder / "text"), "--vocab_size", "500", "--valid_fraction", "0.3",
-        "--max_steps", "2", "--save_steps", "1", "--hidden_size", "32", "--intermediate_size", "32",
-        "--global_batch_size", "4", "--output_dir", str(run),
-    ]  # fmt: skip
-
-
-def test_counts_of_prepared_data(trained: Path, tmp_path: Path, marker: Path) -> None:
-    (manifest,) = (trained / "cache").rglob("manifest.json")
-    folder = shutil.copytree(manifest.parent, tmp_path / "prepared")
-    counts = folder / "train_counts.npy"
-    for planted in (numpy_file(marker), pickled(marker), torch_file(marker)):
-        counts.write_bytes(planted)
-        make_manifest_agree(folder)
-        with pytest.raises(UserError, match=r"train_counts\.npy holds no counts of tokens"):
-            _ = open_prepared(folder).unigram_counts
-        with pytest.raises(UserError, match=r"train_counts\.npy holds no counts of tokens"):
-            _ = PreparedStream(folder, {}).train_counts
-    shutil.copy(manifest.parent / counts.name, counts)
-    changed = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**changed, "dtype": "O"}))  # pointers, if NumPy believed it
-    make_manifest_agree(folder)
-    with pytest.raises(UserError, match=r"manifest\.json is damaged .*dtype 'O'"):
-        open_prepared(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "resume"), [("torch.save", "auto"), ("pickle 2", "checkpoint-1")])
-def test_a_runs_checkpoints(kind: str, resume: str, trained: Path, tmp_path: Path, marker: Path) -> None:
-    run = shutil.copytree(trained / "run", tmp_path / "run")
-    (run / "metrics.json").unlink()
-    for checkpoint in run.glob("checkpoint-*"):
-        assert "scheduler.pt" in plant(checkpoint, CONTENTS[kind](marker), marker)
-    # Into a new folder, where a checkpoint is named; the run's own goes on.
-    given = words(trained, run) if resume == "auto" else words(trained, tmp_path / "new")
-    with pytest.raises(REFUSALS):
-        pretrain.main([*given, "--resume", resume if resume == "auto" else str(run / resume)])
-
-
-# Until checkpoints are verified and read by nlp_adan.training.checkpoint, torch's own error comes through.
-REFUSALS = (UserError, pickle.UnpicklingError)

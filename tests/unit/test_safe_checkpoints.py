@@ -24,14 +24,7 @@ from nlp_adan.integrations.safe_checkpoints import (
     write_state,
 )
 from tests.distributed import launching
-from tests.unit.malicious_files import Malice, pickled, torch_file
-
-CONTENTS: dict[str, Callable[[Path], bytes]] = {
-    "torch.save": torch_file,
-    "torch.save of before": lambda marker: torch_file(marker, zipped=False),
-    "pickle, protocol 2": pickled,
-    "pickle, protocol 4": lambda marker: pickled(marker, protocol=4),
-}
+from tests.unit.malicious_files import CONTENTS, Malice, torch_file
 
 
 class Position:
