@@ -106,6 +106,10 @@ def fragments_of(model: nn.Module, optimizer: Any) -> Layout:
         optimizer = optimizer.optimizer
     engine = _deepspeed_engine(model)
     if engine is None:
+        if type(optimizer).__module__.startswith("deepspeed."):
+            raise TypeError(
+                f"{type(optimizer).__name__} comes with DeepSpeed's engine, not with {type(model).__name__}"
+            )
         return whole_parameters(optimizer, names_of(model))
     from nlp_adan.training.checkpoint.zero_fragments import layout_of_engine
 
@@ -119,6 +123,10 @@ def whole_parameters(base: torch.optim.Optimizer, names: Mapping[Tensor, str], *
         trained = [param for param in group["params"] if _is_trained(param, base)]
         for param in trained:
             name = name_of(param, names)
+            if type(param) not in (Tensor, nn.Parameter):
+                raise TypeError(
+                    f"{name} is a {type(param).__name__}, of which this rank may have a part: FSDP has files"
+                )
             fragments.append(Fragment(name, 0, param.numel(), param, 0))
             facts[name] = ParameterFacts(tuple(param.shape), param.dtype)
         groups.append([names[param] for param in trained])

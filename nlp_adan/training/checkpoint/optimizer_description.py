@@ -85,8 +85,10 @@ def _saved_group(description: Description, names: list[str], path: Path) -> dict
     for group in description["groups"]:
         if wanted == set(group["parameters"]):
             return dict(group)
-    first = next(group for group in description["groups"] if names[0] in group["parameters"])
-    other = sorted(wanted ^ set(first["parameters"]))[0]
+    theirs: list[str] = next(
+        (group["parameters"] for group in description["groups"] if names[0] in group["parameters"]), []
+    )
+    other = sorted(wanted ^ set(theirs))[0]
     raise UserError(
         f"{path}: the parameters are in other groups there: {names[0]!r} and {other!r} are in one group in only one of "
         "checkpoint and start; resume with the groups (weight decay, frozen layers) that the run began with"

@@ -162,6 +162,11 @@ def _state_of(
     found: dict[str, Any] = {}
     for name in states:
         if fresh is not None and name not in fresh:
+            if owner.dtype != torch.bfloat16:  # or it is this start that does without (`keep_low_bits`)
+                raise UserError(
+                    f"{parts.folder}: there is {name} of {held[0].name}, which only a parameter in bfloat16 has; "
+                    "resume in that precision and without DeepSpeed"
+                )
             continue
         template = None if fresh is None else fresh[name]
         if parts.is_sliced(name, held[0].name):
@@ -261,7 +266,10 @@ def _weight(checkpoint: Path, name: str) -> Tensor:
 
 def master_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The float32 weights of a run whose model had a lower precision, by name and in shape; none for other runs."""
-    return {name: states[MASTER] for name, states in read_whole_state(checkpoint).items() if MASTER in states}
+    parameters = read_description(checkpoint)["parameters"]
+    with OptimizerParts(checkpoint) as parts:
+        shapes = {name: torch.Size(parameters[name]["shape"]) for name in parts.names() if parts.has_master(name)}
+        return {name: parts.read(MASTER, name, 0, shape.numel()).view(shape) for name, shape in shapes.items()}
 
 
 def read_whole_state(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
