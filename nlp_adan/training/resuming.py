@@ -45,7 +45,13 @@ def find_checkpoint(folder: Path, resume: str, rank: int) -> Path | None:
         named = Path(resume)
         _fail_together(_damaged(named) if rank == 0 else None)
         return named
-    step = _newest_good(folder) if rank == 0 else -1
+    step, error = -1, None
+    if rank == 0:
+        try:
+            step = _newest_good(folder)
+        except OSError as caught:
+            error = UserError(f"--resume: {caught.filename or folder}: {caught.strerror}; see that it can be changed")
+    _fail_together(error)
     step = int(largest_over_ranks(step)[0])
     return folder / f"checkpoint-{step}" if step >= 0 else None
 

@@ -14,6 +14,7 @@ metrics.json       the final figures; written last, so that its presence means t
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -55,6 +56,7 @@ class RunFolder:
     def __init__(self, folder: str | Path, last_file: str = "metrics.json") -> None:
         self.path = Path(folder)
         self.last_file = last_file
+        self._late: list[tuple[str, bytes]] = []  # lines that could not be written yet
 
     @property
     def finished(self) -> bool:
@@ -193,13 +195,32 @@ class RunFolder:
         return objects
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Add one object to a log file."""
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add one object to a log file; where the disk is full, with a later one."""
+        self._late.append((name, json.dumps(line).encode() + b"\n"))
+        while self._late:
+            try:
+                _append_whole(self.path / self._late[0][0], self._late[0][1])
+            except OSError as error:
+                if len(self._late) == 1:
+                    print(f"WARNING: {self.path / name}: {error.strerror}; its lines are kept for later", flush=True)
+                return
+            del self._late[0]
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final figures, and with them the mark that the run is finished."""
         write_json(self.path / self.last_file, metrics)
+
+
+def _append_whole(path: Path, line: bytes) -> None:
+    """Add a line to a file, or leave it as it was and raise an OSError."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _step_of(line: bytes) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import yaml
 
 from nlp_adan.errors import UserError
+from nlp_adan.training import run_folder
 from nlp_adan.training.run_folder import RunFolder
 from tests.checkpoints import make_checkpoint
 
@@ -187,3 +191,38 @@ def test_logs_of_any_length_are_cut_from_their_end(
             run.append("log.jsonl", {"step": step, "text": "é" * (step % 7)})
         run._cut_after("log.jsonl", resumed_step)
         assert [line["step"] for line in run.read("log.jsonl")] == list(range(1, min(resumed_step, num_lines) + 1))
+
+
+def test_lines_of_a_log_wait_for_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = claimed(tmp_path / "run")
+    run.append("log.jsonl", {"step": 1})
+    whole = run_folder._append_whole
+
+    def full(path: Path, line: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "_append_whole", full)
+    run.append("log.jsonl", {"step": 2})
+    run.append("eval.jsonl", {"step": 2})
+    assert [line["step"] for line in run.read("log.jsonl")] == [1]
+    told = capsys.readouterr().out
+    assert told.count("No space left on device") == 1 and "log.jsonl" in told
+    monkeypatch.setattr(run_folder, "_append_whole", whole)
+    run.append("log.jsonl", {"step": 3})
+    assert [line["step"] for line in run.read("log.jsonl")] == [1, 2, 3]
+    assert [line["step"] for line in run.read("eval.jsonl")] == [2]
+
+
+def test_a_part_of_a_line_is_taken_back(tmp_path: Path) -> None:
+    """A file may grow by 4 bytes only, as on a disk that is nearly full."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"1234\n")
+    code = (
+        "import pathlib, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from nlp_adan.training.run_folder import _append_whole; resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); "
+        f"_append_whole(pathlib.Path({str(path)!r}), b'12345678')"
+    )
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert failed.returncode != 0 and "OSError" in failed.stderr and path.read_bytes() == b"1234\n"
