@@ -18,7 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlp_adan.training.checkpoint import tensor_files
-from nlp_adan.training.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, write_pieces, write_tensor_file
+from nlp_adan.training.checkpoint.tensor_files import (
+    DTYPE_NAMES,
+    TensorFile,
+    hash_and_sync,
+    write_pieces,
+    write_tensor_file,
+)
 
 WIDE = (torch.complex64, torch.uint16)  # types that our files have no name for
 TEXT = st.characters(codec="utf-8")
@@ -111,6 +117,19 @@ def test_it_is_synced_after_the_last_byte(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     write_pieces(tmp_path / "f", [b"abc", b"de"])
     assert sizes == [5]
+
+
+def test_another_ones_file_is_hashed_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 3
+    (tmp_path / "f").write_bytes(content)
+    synced = []
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    entry = hash_and_sync(tmp_path / "f")
+    assert (entry.size, entry.sha256) == (768, hashlib.sha256(content).hexdigest())
+    assert synced == [(tmp_path / "f").stat().st_ino]
+    with pytest.raises(FileNotFoundError):
+        hash_and_sync(tmp_path / "none")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

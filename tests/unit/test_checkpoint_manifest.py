@@ -98,7 +98,8 @@ def test_cut_and_missing_files_are_named(name: str, tmp_path: Path) -> None:
     [
         ("optimizer/part-00001-of-00002.safetensors", True), ("optimizer/anything", True), ("pytorch_model.bin", True),
         ("scaler.pt", True), ("latest", True), ("global_step7/mp_rank_00_model_states.pt", True),
-        ("modeling_custom.py", True), ("notes.txt", False), ("vocab.txt", True), (".nfs0001.json", False),
+        ("modeling_custom.py", True), ("notes.txt", False), ("vocab.txt", True), (".nfs0001.bin", False),
+        ("tokenizer_config.json", True), ("model.safetensors.index.json", True), ("all_results.json", False),
     ],
 )  # fmt: skip
 def test_files_that_were_not_written_with_it(name: str, is_damage: bool, tmp_path: Path) -> None:

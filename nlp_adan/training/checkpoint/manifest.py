@@ -28,7 +28,10 @@ _OWN_HASH = "manifest_sha256"
 _MAX_THREADS = 8
 _CHUNK_BYTES = 4 << 20
 # What transformers, torch, DeepSpeed or this package would load, had somebody put it there.
-_LOADED = re.compile(r".*\.(safetensors|json|pt|pth|bin|pkl|model|jinja|py|h5|msgpack)|latest|vocab\.txt|merges\.txt")
+_LOADED = re.compile(
+    r".*\.(safetensors|pt|pth|bin|pkl|model|jinja|py|h5|msgpack)|latest|vocab\.txt|merges\.txt|"
+    r"(.*config|.*\.index|tokenizer|vocab|added_tokens|special_tokens_map|chat_template|trainer_state)\.json"
+)
 
 Advance = Callable[[int], None]
 

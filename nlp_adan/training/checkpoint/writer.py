@@ -117,8 +117,8 @@ class CheckpointWriter:
     ) -> None:
         """Begin to write a checkpoint, when the one before is done.
 
-        Until `protect` or `wait` has returned, nothing may change the tensors. All paths are relative to the
-        checkpoint, and each is named by one rank.
+        Until `protect` or `wait` has returned, nothing may change the tensors: give copies of what a forward pass
+        changes in place. All paths are relative to the checkpoint, and each is named by one rank.
 
         Args:
             small: the content of other files.
@@ -200,9 +200,10 @@ class CheckpointWriter:
         """Write this rank's files."""
         if failure is not None or snapshot is None:
             return _Share(None, failure, 0)
-        num_bytes = snapshot.num_bytes + sum(map(len, small.values()))
+        num_bytes = snapshot.num_bytes
         partial = partial_folder(self.run, step)
         try:
+            num_bytes += sum(map(len, small.values()))
             entries = snapshot.write(partial, self._write)  # first: the training may be waiting for it
             for path, content in small.items():
                 entries[path] = write_pieces(partial / path, [content], self._write)
