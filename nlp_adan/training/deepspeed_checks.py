@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,48 @@ _GATHER = "stage3_gather_16bit_weights_on_model_save"
 _OWN = "would not act: a run writes and loads checkpoints of its own; take it out"
 _ANY_RANKS = "take it out: `--resume` goes on from a run's checkpoint on any number of ranks, with all of them"
 _NVME = 'would keep states in files that no checkpoint has; say `"device": "cpu"`'
-# Settings that are refused where they are on (a device: where it is NVMe), and why.
-_REFUSED = {
-    "checkpoint.load_universal": f"loads universal checkpoints, which lack two of Adan's four states; {_ANY_RANKS}",
-    "checkpoint.parallel_write": _OWN,
-    "checkpoint.use_node_local_storage": "is for checkpoints that are apart on the nodes; those of a run are in one "
-    "folder, which all ranks share: take it out",
-    "checkpoint.writer": _OWN,
-    "datastates_ckpt": _OWN,
-    "elasticity.enabled": "would choose other batches than the command line does; take it out, and give "
-    "`--global_batch_size`, which holds on any number of ranks",
-    "zero_optimization.elastic_checkpoint": f"wants a count of steps that Adan's states do not have; {_ANY_RANKS}",
-    "zero_optimization.offload_optimizer.device": _NVME,
-    "zero_optimization.offload_param.device": _NVME,
-    "zero_optimization.pipeline_loading_checkpoint": _OWN,
+_ELSEWHERE = "would keep the optimizer's state where no checkpoint reaches it; leave it out"
+Refusal = tuple[Callable[[Any], bool], str]
+
+
+def _on(why: str) -> Refusal:
+    return lambda value: value not in (False,), why
+
+
+def _other_than(*harmless: Any) -> Refusal:
+    return lambda value: value not in harmless, _ELSEWHERE
+
+
+# Settings that are refused: for which values, and why.
+_REFUSED: dict[str, Refusal] = {
+    "checkpoint.load_universal": _on(
+        f"loads universal checkpoints, which lack two of Adan's four states; {_ANY_RANKS}"
+    ),
+    "checkpoint.parallel_write": _on(_OWN),
+    "checkpoint.use_node_local_storage": _on(
+        "is for checkpoints that are apart on the nodes; those of a run are in one folder, which all ranks share: take "
+        "it out"
+    ),
+    "checkpoint.writer": _on(_OWN),
+    "datastates_ckpt": _on(_OWN),
+    "elasticity.enabled": _on(
+        "would choose other batches than the command line does; take it out, and give `--global_batch_size`, which "
+        "holds on any number of ranks"
+    ),
+    "expert_parallel.enabled": _on(_ELSEWHERE),
+    "tensor_parallel.autotp_size": _other_than(0, 1),
+    "zero_optimization.elastic_checkpoint": _on(f"wants a count of steps that Adan's states do not have; {_ANY_RANKS}"),
+    "zero_optimization.mics_shard_size": (lambda value: value > 0, _ELSEWHERE),
+    "zero_optimization.offload_optimizer.device": (lambda value: value == "nvme", _NVME),
+    "zero_optimization.offload_optimizer.ratio": _other_than(1),
+    "zero_optimization.offload_optimizer.super_offload": _on(_ELSEWHERE),
+    "zero_optimization.offload_param.device": (lambda value: value == "nvme", _NVME),
+    "zero_optimization.pipeline_loading_checkpoint": _on(_OWN),
+    "zero_optimization.zenflow": _other_than(),
+    "zero_optimization.zero_hpz_partition_size": _other_than(0, 1),
+    "zero_optimization.zero_quantized_gradients": _on(_ELSEWHERE),
+    "zero_optimization.zero_quantized_nontrainable_weights": _on(_ELSEWHERE),
+    "zero_optimization.zero_quantized_weights": _on(_ELSEWHERE),
 }
 
 
@@ -61,12 +89,11 @@ def check_deepspeed_config(config: Mapping[str, Any], origin: str) -> None:
 
 def _check_settings(config: Mapping[str, Any], origin: str) -> None:
     """Raise a UserError for what would lose states, or not act, because checkpoints are the run's own."""
-    for name, why in _REFUSED.items():
+    for name, (is_refused, why) in _REFUSED.items():
         value: Any = config
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        is_on = value == "nvme" if name.endswith(".device") else value not in (None, False)
-        if is_on:
+        if value not in (None, "auto") and is_refused(value):
             raise UserError(f"--deepspeed: {origin}: {name}: {json.dumps(value)} {why}")
 
 

@@ -15,7 +15,8 @@ from nlp_adan import Adan
 from nlp_adan.errors import UserError
 from nlp_adan.training.checkpoint.fragments import Layout, fragments_of
 from nlp_adan.training.checkpoint.optimizer_state import load_optimizer_state
-from nlp_adan.training.checkpoint.zero_fragments import RELIED_UPON, check_layout, layout_of_engine
+from nlp_adan.training.checkpoint.zero_fragments import RELIED_UPON, layout_of_engine
+from nlp_adan.training.deepspeed_checks import check_deepspeed_config
 from tests.unit.optimizer_checkpoints import OPTIMIZERS, new, train, write
 
 
@@ -61,32 +62,33 @@ def test_counters_and_loss_scale_of_deepspeed(tmp_path: Path, accumulation: int,
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (
-            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
-            'offload_optimizer.*write "cpu"',
-        ),
-        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, 'offload_param.*write "cpu"'),
-        ({"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}}, "super_offload"),
-        ({"zero_optimization": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "ratio is 0.5"),
-        ({"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}, "zenflow"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}, "zero_hpz_partition_size is 8"),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "zero_quantized_weights is True"),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_gradients": True}}, "zero_quantized_gradients is True"),
-        ({"zero_optimization": {"stage": 3, "mics_shard_size": 4}}, "mics_shard_size is 4"),
-        ({"tensor_parallel": {"autotp_size": 2}}, "autotp_size is 2"),
-        ({"expert_parallel": {"enabled": True}}, "expert_parallel.enabled"),
+        ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, 'offload_optimizer.device: "nvme".*"device": "cpu"'),
+        ({"stage": 3, "offload_param": {"device": "nvme"}}, 'offload_param.device: "nvme".*"device": "cpu"'),
+        ({"offload_optimizer": {"device": "cpu", "super_offload": True}}, "super_offload: true"),
+        ({"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "ratio: 0.5"),
+        ({"stage": 2, "zenflow": {"topk_ratio": 0.1}}, "zenflow"),
+        ({"stage": 3, "zero_hpz_partition_size": 8}, "zero_hpz_partition_size: 8"),
+        ({"stage": 3, "zero_quantized_weights": True}, "zero_quantized_weights: true"),
+        ({"stage": 3, "zero_quantized_gradients": True}, "zero_quantized_gradients: true"),
+        ({"stage": 3, "mics_shard_size": 4}, "mics_shard_size: 4"),
     ],
 )
 def test_what_a_checkpoint_could_not_hold_is_refused_before_training(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=f"--deepspeed: zero.json: .*{words}"):
-        check_layout(config, "zero.json")
+    with pytest.raises(UserError, match=f"--deepspeed: zero.json: zero_optimization[.].*{words}"):
+        check_deepspeed_config({"zero_optimization": config}, "zero.json")
+
+
+@pytest.mark.parametrize("config", [{"tensor_parallel": {"autotp_size": 2}}, {"expert_parallel": {"enabled": True}}])
+def test_parallelism_that_a_checkpoint_could_not_hold(config: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="would keep the optimizer's state where no checkpoint reaches it"):
+        check_deepspeed_config(config, "zero.json")
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json")), ids=lambda p: p.stem
+    "path", sorted((Path(__file__).parents[2] / "ds_configs").glob("zero*.json")), ids=lambda p: p.stem
 )
 def test_our_configurations_can_be_saved(path: Path) -> None:
-    check_layout(json.loads(path.read_text()), path.name)
+    check_deepspeed_config(json.loads(path.read_text()), path.name)
 
 
 class DeepSpeedEngine:

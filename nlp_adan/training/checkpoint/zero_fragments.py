@@ -35,40 +35,6 @@ PARAMETER_RELIED_UPON = {
     "DeepSpeedZeroOptimizer_Stage3": ("ds_shape", "ds_numel", "ds_process_group"),
 }
 
-# Of a configuration: where a value stands, what is refused there, what it is called, and the remedy.
-_REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("zero_optimization.offload_optimizer.device", lambda value: value == "nvme", 'write "cpu"'),
-    ("zero_optimization.offload_param.device", lambda value: value == "nvme", 'write "cpu"'),
-    ("zero_optimization.offload_optimizer.super_offload", bool, "leave it out"),
-    ("zero_optimization.offload_optimizer.ratio", lambda value: value != 1, "leave it out"),
-    ("zero_optimization.zenflow", lambda value: value is not None, "leave it out"),
-    ("zero_optimization.zero_hpz_partition_size", lambda value: value not in (0, 1), "leave it out"),
-    ("zero_optimization.zero_quantized_weights", bool, "leave it out"),
-    ("zero_optimization.zero_quantized_nontrainable_weights", bool, "leave it out"),
-    ("zero_optimization.zero_quantized_gradients", bool, "leave it out"),
-    ("zero_optimization.mics_shard_size", lambda value: value > 0, "leave it out"),
-    ("tensor_parallel.autotp_size", lambda value: value not in (0, 1), "leave it out"),
-    ("expert_parallel.enabled", bool, "leave it out"),
-)
-
-
-def check_layout(config: Mapping[str, Any], origin: str) -> None:
-    """Raise a UserError for what a checkpoint could not hold, before anything is built or trained.
-
-    Args:
-        config: a DeepSpeed configuration.
-        origin: its file, as messages name it.
-    """
-    for path, is_refused, remedy in _REFUSED:
-        value: Any = config
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and value != "auto" and is_refused(value):
-            raise UserError(
-                f"--deepspeed: {origin}: {path} is {value!r}, and the optimizer's state would then lie where "
-                f"checkpoints do not reach it; {remedy} (ds_configs/ has configurations of all stages)"
-            )
-
 
 def layout_of_engine(engine: Any, names: Mapping[Tensor, str]) -> Layout:
     """What this rank's optimizer holds, from a DeepSpeed engine. UserError for a class or a version not known."""
