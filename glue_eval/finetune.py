@@ -282,6 +282,7 @@ class _FinetuneRun:
             "lr_scheduler_type": str(options.lr_scheduler_type.value),
             "precision": "bfloat16" if options.bf16 else "float16" if options.fp16 else "float32",
             "dropout": spec.dropout,
+            "max_train_examples": spec.max_train_examples,
             "group_by_length": spec.group_by_length,
             "checkpoint": spec.checkpoint,
         }

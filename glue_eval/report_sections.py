@@ -69,7 +69,8 @@ def intervals_section(summaries: Sequence[TaskSummary], mark: str) -> Section:
             if found is not None:
                 plotted[name] = (100 * found.low, 100 * score.median, 100 * found.high)
                 half = f"± {50 * (found.high - found.low):.1f}"
-            cells = (percent(score.median), percent_interval(found), half, f"{summary.runs[0].num_dev:,}")
+            examples = NOTHING if score.num_examples is None else f"{score.num_examples:,}"
+            cells = (percent(score.median), percent_interval(found), half, examples)
             rows.append((summary.task.name, metric_name(score.name), *cells))
     if not plotted:
         return Section(title, (Note("No intervals: the runs left no predictions of the development examples."),))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_eval.metrics import main_score
+from glue_eval.partial import partial_data
 from glue_eval.predictions import read_predictions
 from glue_eval.recorded import Sweep, read_plan, read_result
 from glue_eval.results import PREDICTIONS, RunResult
@@ -53,7 +54,7 @@ CONSTANTS: dict[str, Constant] = {
 class Choice:
     """The run of a task whose predictions are submitted; `folder` relative to the sweep's, `score`: main, on dev.
 
-    `num_finished` of `num_runs` runs of the task had a result to choose from.
+    `num_finished` of `num_runs` runs of the task had a result to choose from. `partial`: as in `glue_eval.partial`.
     """
 
     result: RunResult
@@ -61,6 +62,7 @@ class Choice:
     score: float
     num_finished: int
     num_runs: int
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Part:
             "num_finished": self.choice.num_finished,
             "num_runs": self.choice.num_runs,
             "collapsed": result.collapsed,
-            "partial": result.partial,
+            "partial": list(self.choice.partial),
         }
 
 
@@ -142,7 +144,8 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
         taken = found
     scores = {result.seed: _score(task, result, sweep.folder / folder) for result, folder in taken}
     result, folder = min(taken, key=lambda run: (bool(run[0].diverged), -_orderable(scores[run[0].seed]), run[0].seed))
-    return Choice(result, folder, scores[result.seed], len(found), len(planned))
+    partial = partial_data(task, result, sweep.protocol)
+    return Choice(result, folder, scores[result.seed], len(found), len(planned), partial)
 
 
 def make_parts(sweep: Sweep, seed: int | None = None) -> list[Part]:

@@ -139,8 +139,8 @@ def _cautions(part: Part) -> str:
         found.append(f"{part.choice.num_finished} of {part.choice.num_runs} runs have a result")
     if part.choice.result.collapsed:
         found.append("collapsed")
-    if part.choice.result.partial:
-        found.append(f"trained or scored on a part: {', '.join(part.choice.result.partial)}")
+    if part.choice.partial:
+        found.append(f"trained or scored on a part: {', '.join(part.choice.partial)}")
     return "; ".join(found)
 
 

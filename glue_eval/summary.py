@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from glue_eval.averages import OFFICIAL, RULES, AverageRule, mean_over_tasks
 from glue_eval.development import find_run_folder, read_development
 from glue_eval.metrics import main_score
+from glue_eval.partial import partial_data
 from glue_eval.protocol import Failure, Protocol
 from glue_eval.results import RunResult
 from glue_eval.statistics import Interval, interval, resampled_scores
@@ -28,13 +29,14 @@ class ScoreSummary:
     """One score of one task over its seeds; every value is a fraction.
 
     `values`: in the order of the seeds. `resamples`: (R,) the median over the same runs on resampled development
-    examples; None where a run left no predictions.
+    examples, of which the file has `num_examples`; None where a run left no predictions.
     """
 
     name: str
     values: tuple[float, ...]
     baseline: float | None
     resamples: Resamples | None = field(default=None, compare=False, repr=False)
+    num_examples: int | None = None
 
     @property
     def median(self) -> float:
@@ -66,7 +68,7 @@ class ScoreSummary:
 class TaskSummary:
     """All runs of one task that have a result, in the order of their seeds; at least one.
 
-    `partial`: the files that hold a part of the task only, and limits that were asked for.
+    `partial`: what they did not see whole (`glue_eval.partial`).
     """
 
     task: Task
@@ -163,17 +165,21 @@ def summarize(
                 name,
                 tuple(_defined(run.scores[name]) for run in runs),
                 runs[0].baseline.get(name),
-                resamples.get(name),
+                *resamples.get(name, (None, None)),
             )
             for name in task.score_names
         )
         failed = tuple(failure for failure in failures if failure.task == task.name)
-        summaries.append(TaskSummary(task, runs, scores, failed, _partial(task, runs, protocol)))
+        partial = dict.fromkeys(told for run in runs for told in partial_data(task, run, protocol))
+        summaries.append(TaskSummary(task, runs, scores, failed, tuple(partial)))
     return summaries
 
 
-def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None) -> dict[str, Resamples]:
-    """The median over runs on resampled examples, by score name; without the scores whose predictions are not there."""
+def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None) -> dict[str, tuple[Resamples, int]]:
+    """By score name the median over runs on resampled examples of its file, and how many the file has.
+
+    Without the scores whose predictions are not there.
+    """
     folders = [None if folder is None else find_run_folder(folder, run) for run in runs]
     if not all(folders):
         return {}
@@ -184,7 +190,7 @@ def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None)
             continue
         for metric in task.metrics:
             values = resampled_scores(task, metric, split.name, kept.predictions, kept.labels)
-            found[task.score_name(split, metric)] = np.median(values, axis=1)
+            found[task.score_name(split, metric)] = (np.median(values, axis=1), len(kept.labels))
     return found
 
 
@@ -216,15 +222,6 @@ def averages(summaries: Sequence[TaskSummary], is_sample: bool = False) -> list[
         known: Mapping[str, Any] = {task: baselines[task] for task in rule.tasks}
         found.append(Average(rule, rule.of(medians), rule.of(known) if all(known.values()) else None, spread))
     return found
-
-
-def _partial(task: Task, runs: Sequence[RunResult], protocol: Protocol) -> tuple[str, ...]:
-    """Partial files by name, and a limit on the training examples where it was below the task's own number."""
-    found = {name for run in runs for name in run.partial}
-    limit = protocol.max_train_examples
-    if limit is not None and any(run.num_train == limit for run in runs) and limit != task.split("train").num_examples:
-        found.add(f"{limit:,} training examples at most")
-    return tuple(sorted(found))
 
 
 def _defined(value: float) -> float:

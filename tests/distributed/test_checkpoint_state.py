@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nlp_adan.state_formats import STATE_NAMES
 from nlp_adan.training.checkpoint.optimizer_state import read_whole_state
+from nlp_adan.training.checkpoint.resharding import cut
 from nlp_adan.training.checkpoint.zero_fragments import RELIED_UPON
 from tests.distributed import launching
 from tests.distributed.checkpoint_worker import ACROSS, CASES
@@ -105,6 +108,22 @@ def test_across_ranks_and_stages(saved: Saved, source: str, target: str) -> None
     assert not any(after[name].any() for name in new - {"step of unused"})
     told = [{**description(saved[0] / path), "engine": None, "parameters": None} for path in (source, target)]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("name", ["DDP", "ZeRO 1", "ZeRO 2", "ZeRO 2, bfloat16", "ZeRO 3", "ZeRO 3, bfloat16"])
+def test_resharding_deals_out_what_each_rank_has(saved: Saved, name: str) -> None:
+    """`reshard` knows nothing of an engine, and cuts where it does."""
+    checkpoint = saved[0] / name / "half"
+    groups = [group["parameters"] for group in description(checkpoint)["groups"]]
+    sizes = {key: math.prod(facts["shape"]) for key, facts in description(checkpoint)["parameters"].items()}
+    for part, expected in zip(("00000", "00001"), cut(groups, sizes, 2, CASES[name].stage), strict=True):
+        with safe_open(checkpoint / "optimizer" / f"part-{part}-of-00002.safetensors", "pt") as file:
+            slices = json.loads(file.metadata()["slices"])
+        found = {
+            key.removeprefix("exp_avg/"): tuple(ends) for key, ends in slices.items() if key.startswith("exp_avg/")
+        }
+        with_state = {key: ends for key, *ends in expected if CASES[name].stage or key != "unused"}
+        assert found == {key: tuple(ends) for key, ends in with_state.items()}
 
 
 def test_across_precisions(saved: Saved) -> None:

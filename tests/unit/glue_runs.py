@@ -23,16 +23,17 @@ ENVIRONMENT = {"date": "2024-01-02T03:04:05+00:00", "command": "python -m glue_e
 def run_of(
     task: str, seed: int, scores: dict[str, float] | float, collapsed: bool = False, **changes: Any
 ) -> RunResult:
-    """A finished run; the baseline of every score is 0.5, of a correlation 0. One number is every score's."""
+    """A finished run on all examples; every score's baseline is 0.5, a correlation's 0. One number is every score's."""
     correlations = ("matthews", "pearson", "spearman")
     values = scores if isinstance(scores, dict) else dict.fromkeys(TASKS[task].score_names, scores)
+    counts = {split.name: split.num_examples for split in TASKS[task].splits} if task in TASKS else {}
     fields: dict[str, Any] = {
         "task": task,
         "seed": seed,
         "scores": values,
         "collapsed": collapsed,
-        "num_train": 100,
-        "num_dev": 50,
+        "num_train": counts.get("train", 100),
+        "num_dev": sum(count for name, count in counts.items() if name.startswith("dev")) or 50,
         "steps": 30,
         "timing": {"seconds": 1.5},
         "learning_rate": 2e-3,
@@ -75,6 +76,7 @@ def write_sweep(
     The examples and labels of a task are the same in every sweep; predictions follow from protocol, task and seed.
 
     Args:
+        num_dev: examples predicted of each development file; the results tell of whole files.
         skill: for all tasks, or by name.
         failed: (task, seed) of runs that leave failed.json with that error, or nothing where it is empty.
         collapsed: (task, seed) of runs that always give the first answer.
@@ -127,7 +129,7 @@ def _write_run(
         for epoch in range(1, 7)
     ]  # fmt: skip
     return run_of(task.name, seed, scores, collapsed, baseline=baseline, curve=curve, tokens=90_000, padding=9_000,
-                  num_dev=num_dev * len(task.dev_splits), predictions=[split.name for split in task.dev_splits],
+                  predictions=[split.name for split in task.dev_splits],
                   key=folder.name.rpartition("-")[2] * 8, max_length=task.max_length)  # fmt: skip
 
 

@@ -58,8 +58,9 @@ class SweepFolder:
         folder = self.plan(name, seed)
         for split, count in splits.items():
             write_predictions(folder / "predictions" / f"{split}.jsonl", draw(task, count, seed))
+        counts = (task.split("train").num_examples, sum(split.num_examples for split in task.dev_splits))
         result = RunResult(
-            name, seed, dict.fromkeys(task.score_names, score), False, 10, 10, 1, 1e-3, "adan", 8,
+            name, seed, dict.fromkeys(task.score_names, score), False, *counts, 1, 1e-3, "adan", 8,
             predictions=list(splits),
         )  # fmt: skip
         dataclasses.replace(result, **changes).save(folder / "result.json")

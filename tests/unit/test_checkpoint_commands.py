@@ -127,6 +127,14 @@ def test_inspect_reads_headers_only(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert inspection.inspect(run / "checkpoint-5")["optimizer"]["states"]
 
 
+@pytest.mark.parametrize("name", ["config.json", "optimizer/optimizer.json", "model.safetensors"])
+def test_inspect_names_a_damaged_file_that_it_reads(run: Path, name: str) -> None:
+    path = run / "checkpoint-5" / name
+    path.write_bytes(b"[" + path.read_bytes()[1:])
+    with pytest.raises(UserError, match=rf"checkpoint-5.*{name} (has another content|cannot be read)"):
+        main(["inspect", str(run)])
+
+
 def test_inspect_counts_what_parameters_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Small()
     optimizer = adan(model)

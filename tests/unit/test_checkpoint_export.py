@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nlp_adan import Adan
 from nlp_adan.errors import UserError
 from nlp_adan.training.checkpoint.commands import main
-from nlp_adan.training.checkpoint.exporting import export
+from nlp_adan.training.checkpoint.exporting import _save, export
 from nlp_adan.training.checkpoint.fragments import Fragment, Layout, ParameterFacts, fragments_of
 from nlp_adan.training.checkpoint.resharding import reshard
 from tests.unit.checkpoint_folders import Small, make_checkpoint, train
@@ -126,6 +126,12 @@ def test_a_large_file_holds_each_element_once(tmp_path: Path) -> None:
     state = 4 * 4 * (300 * 300 + 300)
     for name in ("optimizer.pt", "optimizer_official.pt"):
         assert state < (tmp_path / "exported" / name).stat().st_size < 1.05 * state
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_no_defect_of_torchs() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        _save({"weight": torch.ones(1_000_000)}, Path("/dev/full"))
 
 
 def test_steps_that_the_official_format_cannot_tell_apart(tmp_path: Path) -> None:

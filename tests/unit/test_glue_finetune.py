@@ -218,7 +218,7 @@ def test_dropout_and_length_and_number_of_examples_act(tmp_path: Path, shared: d
     assert plain.max_length == 64 and plain.num_cut == 0 and plain.settings["dropout"] is None
     assert other.max_length == 6 and other.num_cut > 0
     few = run(tmp_path / "few", shared, predict_test=False, max_train_examples=10)
-    assert (few.num_train, few.num_dev, few.steps) == (10, 13, 3)
+    assert (few.num_train, few.num_dev, few.steps, few.settings["max_train_examples"]) == (10, 13, 3, 10)
 
 
 def test_partial_files_are_told(tmp_path: Path, shared: dict[str, Path]) -> None:

@@ -97,25 +97,34 @@ def test_a_report_shows_test_rows_without_difference() -> None:
 OWN = Task("mine", TASKS["RTE"].splits, ("a", "b"), ("accuracy",), "accuracy", definition=Path("mine.yaml"))
 
 
-@pytest.mark.parametrize("what", ["sample", "partial", "own", "limit", "mnli"])
+@pytest.mark.parametrize("what", ["sample", "partial", "own", "limit", "short train", "short dev", "mnli"])
 def test_what_is_not_whole_glue_is_compared_with_nothing(what: str) -> None:
     from glue_eval.score_tables import deltas, published_section
     from glue_eval.summary import averages, summarize
 
     task, run = TASKS["RTE"], run_of("RTE", 1, 0.6)
     changes: dict[str, object] = {}
+    why = ""
     if what == "own":
         task, run = OWN, run_of("mine", 1, {"accuracy": 0.6})
     elif what == "partial":
-        run = run_of("RTE", 1, 0.6, partial=["train.SAMPLE320.tsv"])
+        run, why = run_of("RTE", 1, 0.6, partial=["train.SAMPLE320.tsv"]), "(train.SAMPLE320.tsv)"
+    elif what == "limit":  # as a file of one's own sets it for a single task
+        settings = {"max_train_examples": 50}
+        run, why = run_of("RTE", 1, 0.6, num_train=50, settings=settings), "(50 of 2,490 training examples)"
+    elif what == "short train":  # a file that bears the whole one's name
+        run, why = run_of("RTE", 1, 0.6, num_train=500), "(500 of 2,490 training examples)"
+    elif what == "short dev":
+        run, why = run_of("RTE", 1, 0.6, num_dev=100), "(100 of 277 development examples)"
     elif what == "mnli":
         run = run_of("RTE", 1, 0.6, start="runs/mnli")
     else:
-        changes = {"is_sample": True} if what == "sample" else {"max_train_examples": 100}
+        changes = {"is_sample": True}
     protocol = protocol_of([task], **changes)
     summaries = summarize([run], protocol)
     (note,) = published_section(summaries, averages(summaries), protocol).blocks
     assert isinstance(note, Note) and note.text.startswith("Nothing is compared: ")
+    assert why in note.text and bool(summaries[0].partial) == bool(why)
     assert deltas(summaries[0], summaries[0].scores[0], protocol) == {}
     whole = protocol_of([TASKS["RTE"]])
     (summary,) = summarize([run_of("RTE", 1, 0.6)], whole)

@@ -113,6 +113,7 @@ def test_intervals_stand_apart_from_the_spread_over_seeds(sweep: tuple[Path, dic
     )
     assert f"{100 * cola['mean']:.1f} ± {100 * cola['standard_deviation']:.1f}" in scores
     assert f"{low} to {high}" in intervals and f"{low} to {high}" not in scores
+    assert len(re.findall(r"\| MNLI +\|[^\n]*\| +200 \|", intervals)) == 2  # of one file each, not their sum
     assert "(intervals.svg)" in intervals and "(scores.svg)" in scores
     assert f"{low} to {high}" in (folder / "table.tex").read_text()
 
@@ -276,7 +277,7 @@ def test_a_task_whose_runs_all_failed_has_a_row(tmp_path: Path) -> None:
 
 
 def test_another_protocol_is_told(tmp_path: Path) -> None:
-    runs = [run_of("RTE", 1, 0.7, start="runs/mnli"), run_of("CoLA", 1, 0.5, num_cut=25)]
+    runs = [run_of("RTE", 1, 0.7, start="runs/mnli"), run_of("CoLA", 1, 0.5, num_cut=2138)]
     changes: dict[str, Any] = {"mnli_model": "runs/mnli", "checkpoint": "best", "group_by_length": True, "dropout": 0.2}
     changes |= {"max_length": 64, "max_train_examples": 500, "allow_partial": True, "config": "mine.yaml"}
     write(tmp_path, runs, model_sha256="0123456789abcdef" * 4, **changes)

@@ -111,12 +111,14 @@ def test_cautions_are_shown(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     made = SweepFolder(tmp_path)
-    made.add("WNLI", 1, collapsed=True, partial=["WNLI/train.SAMPLE9.tsv"])
+    made.add("WNLI", 1, collapsed=True, partial=["WNLI/train.SAMPLE9.tsv"], num_train=9)
     made.plan("WNLI", 2)
     submit_command([str(tmp_path), "--seed", "1"])
     shown = capsys.readouterr().out
-    assert "1 of 2 runs have a result; collapsed; trained or scored on a part: WNLI/train.SAMPLE9.tsv" in shown
-    assert json.loads((tmp_path / "submission.json").read_text())["chosen_by"] == "seed 1"
+    assert "1 of 2 runs have a result; collapsed; trained or scored on a part: WNLI/train.SAMPLE9.tsv, 9 of" in shown
+    record = json.loads((tmp_path / "submission.json").read_text())
+    assert record["chosen_by"] == "seed 1"
+    assert record["files"]["WNLI.tsv"]["partial"] == ["WNLI/train.SAMPLE9.tsv", "9 of 635 training examples"]
 
 
 def test_output_elsewhere_and_equal_bytes_at_any_time(sweep: SweepFolder, tmp_path: Path) -> None:

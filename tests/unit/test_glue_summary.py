@@ -82,6 +82,19 @@ def test_runs_that_cannot_be_reported_are_refused() -> None:
         summarize([run_of("RTE", 1, 0.5)], protocol_of([TASKS["CoLA"]]))
 
 
+def test_a_limit_is_told_where_no_count_is_published() -> None:
+    """On one's own tasks and on the sample tasks, by the run's own settings or, of older runs, by the protocol."""
+    own = [run_of("mine", 1, {"accuracy": 0.6}, num_train=50, settings={"max_train_examples": 50})]
+    (summary,) = summarize(own, protocol_of([OWN]))
+    assert summary.partial == ("50 training examples at most",)
+    unlimited = [dataclasses.replace(own[0], settings={"max_train_examples": None})]
+    assert summarize(unlimited, protocol_of([OWN]))[0].partial == ()
+    sample = protocol_of([TASKS["RTE"]], is_sample=True, max_train_examples=50)
+    (summary,) = summarize([run_of("RTE", 1, 0.6, num_train=50), run_of("RTE", 2, 0.6, num_train=50)], sample)
+    assert summary.partial == ("50 training examples at most",)
+    assert summarize([run_of("RTE", 1, 0.6, num_train=40)], sample)[0].partial == ()
+
+
 def test_intervals_come_from_the_predictions_and_hold_the_median(tmp_path: Path) -> None:
     protocol = protocol_of([TASKS["MRPC"], TASKS["MNLI"], TASKS["STS-B"]])
     results = write_sweep(tmp_path, protocol)
@@ -90,6 +103,7 @@ def test_intervals_come_from_the_predictions_and_hold_the_median(tmp_path: Path)
         for score in summary.scores:
             assert score.interval is not None
             assert score.interval.low < score.median < score.interval.high
+            assert score.num_examples == 200  # of one file, MNLI's two apart
             assert score.resamples is not None and abs(np.mean(score.resamples) - score.median) < 0.02
     (mean,) = averages(summaries)
     assert mean.interval is not None and mean.interval.low < mean.value < mean.interval.high

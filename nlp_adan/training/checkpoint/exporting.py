@@ -212,9 +212,14 @@ def _decoded(value: Any) -> Any:
 
 
 def _save(value: Any, path: Path) -> int:
-    """Write a torch file; its size, when it is safe on the disk."""
+    """Write a torch file; its size, when it is safe on the disk. Raises: OSError."""
     with open(path, "wb") as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # of torch, over what the disk said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
         return file.tell()

@@ -30,8 +30,17 @@ _SHOWN_OPTIONS = ("lr", "betas", "weight_decay", "momentum")
 def inspect(checkpoint: Path) -> dict[str, Any]:
     """What `inspect --json` prints. Of tensors' values, only counters such as `step` are read.
 
-    Raises: UserError where files are missing, or have another size than was written.
+    Raises: UserError where files are missing, or have another size or, of those that are read, another content than
+        was written.
     """
+    try:
+        return _inspect(checkpoint)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        good_manifest(checkpoint)  # says which file is not what was written
+        raise
+
+
+def _inspect(checkpoint: Path) -> dict[str, Any]:
     manifest = good_manifest(checkpoint, hashes=False)
     has_optimizer = f"{OPTIMIZER_FOLDER}/{DESCRIPTION}" in manifest.files
     return {

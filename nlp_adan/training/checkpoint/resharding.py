@@ -1,7 +1,7 @@
 """A checkpoint as another number of ranks, at another ZeRO stage, would have written it.
 
-Every start reads the slices that it needs from whatever parts there are. A resharded checkpoint has the parts that so
-many ranks read, each its own: for storage where a rank reaches little else, and to leave a cluster with.
+No start needs it: each reads the slices that it owns from whatever parts there are. In a resharded checkpoint they are
+in one file a rank, and the manifest names the ranks and the stage.
 """
 
 from __future__ import annotations
