@@ -35,10 +35,16 @@ def refusal(what: str, error: Exception, remedy: str) -> UserError:
 
 
 @contextlib.contextmanager
-def only_weights(name_or_path: str, option: str) -> Iterator[None]:
-    """Tell of a model's pytorch_model.bin that holds more than weights; it has been refused already."""
+def only_data(what: str, remedy: str) -> Iterator[None]:
+    """Tell, as `refusal` does, of a file that torch refused inside, whoever loaded it."""
     try:
         yield
     except pickle.UnpicklingError as error:
-        remedy = "Name a folder with a model.safetensors"
-        raise refusal(f"{option}: {name_or_path!r}, pytorch_model.bin", error, remedy) from error
+        raise refusal(what, error, remedy) from error
+
+
+@contextlib.contextmanager
+def only_weights(name_or_path: str, option: str) -> Iterator[None]:
+    """Tell of a model's pytorch_model.bin that holds more than weights."""
+    with only_data(f"{option}: {name_or_path!r}, pytorch_model.bin", "Name a folder with a model.safetensors"):
+        yield

@@ -28,6 +28,7 @@ from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
 from nlp_adan.training.run_folder import RunFolder
 from nlp_adan.training.signals import RESUME_EXIT_CODE
+from nlp_adan.weights import only_data
 
 DATA_RECORD = "data.json"  # in the run's folder: which prepared data it trains on
 
@@ -151,7 +152,8 @@ def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) 
         print(family.beginning(model, data), flush=True)
 
     trainer = family.make_trainer(data, run, begin)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with only_data(f"--resume: {checkpoint}", "Go on from a checkpoint of your own"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _stop_if_asked(trainer, run)
     _finish(family, trainer, run, data)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 import pydoc_data.topics
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bert.prepared import open_prepared
 from nlp_adan import Adan
 from nlp_adan.errors import UserError
 from nlp_adan.training.checkpoint import commands
+from tests.distributed import launching
 from tests.unit.checkpoint_folders import Small, make_checkpoint, train
 from tests.unit.malicious_files import CONTENTS, make_manifest_agree, numpy_file, pickled, plant, torch_file
 from transformer_xl.stream import PreparedStream
@@ -70,21 +72,45 @@ def test_counts_of_prepared_data(trained: Path, tmp_path: Path, marker: Path) ->
         open_prepared(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "resume"), [("torch.save", "auto"), ("pickle 2", "checkpoint-1")])
-def test_a_runs_checkpoints(kind: str, resume: str, trained: Path, tmp_path: Path, marker: Path) -> None:
-    run = shutil.copytree(trained / "run", tmp_path / "run")
+REFUSED = r"--resume: .*checkpoint-\d: (holds io\.open, which is no data|cannot be loaded)"
+
+
+def planted_run(trained: Path, folder: Path, content: bytes, marker: Path, only: str = "") -> Path:
+    """The run as if killed after its last step, each checkpoint with planted files, or with one of this name."""
+    run = shutil.copytree(trained / "run", folder / "run")
     (run / "metrics.json").unlink()
     for checkpoint in run.glob("checkpoint-*"):
-        assert "scheduler.pt" in plant(checkpoint, CONTENTS[kind](marker), marker)
+        if only:
+            assert (checkpoint / only).is_file()
+            (checkpoint / only).write_bytes(content)
+            make_manifest_agree(checkpoint)
+        else:
+            assert "scheduler.pt" in plant(checkpoint, content, marker)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "only", "resume"),
+    [("torch.save", "", "auto"), ("pickle 2", "", "checkpoint-1"), ("torch.save", "rng_state.pth", "checkpoint-1")],
+)
+def test_a_runs_checkpoints(kind: str, only: str, resume: str, trained: Path, tmp_path: Path, marker: Path) -> None:
+    run = planted_run(trained, tmp_path, CONTENTS[kind](marker), marker, only)
     # Into a new folder, where a checkpoint is named; the run's own goes on.
     given = words(trained, run) if resume == "auto" else words(trained, tmp_path / "new")
-    with pytest.raises(REFUSALS):
+    with pytest.raises(UserError, match=REFUSED):
         pretrain.main([*given, "--resume", resume if resume == "auto" else str(run / resume)])
 
 
-# Until checkpoints are verified and read by nlp_adan.training.checkpoint, torch's own error comes through.
-REFUSALS = (UserError, pickle.UnpicklingError)
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_runs_checkpoints_under_deepspeed(trained: Path, tmp_path: Path, marker: Path) -> None:
+    """Whose own engine would have run it (test_safe_checkpoints.py)."""
+    run = planted_run(trained, tmp_path, torch_file(marker), marker)
+    given = [*words(trained, run), "--deepspeed", "ds_configs/zero2.json", "--resume", "auto"]
+    done = launching.run([sys.executable, "run_pretrain.py", "bert", *given], NLP_ADAN_CACHE=str(trained / "cache"))
+    assert done.returncode == 2 and re.search(REFUSED, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("also", ["", "*.safetensors"])
