@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,21 @@ def make_plan(
 
 def check_output_folder(folder: Path) -> None:
     """Raise a UserError unless a sweep may be in this folder."""
-    if folder.is_file():
-        raise UserError(f"--output_dir: {str(folder)!r} is a file; choose a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(
+            f"--output_dir: cannot use {str(folder)!r} ({error.strerror}); choose another folder"
+        ) from error
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--output_dir: {str(there)!r} is a file; choose a folder")
+    if there != folder or (folder / PLAN).is_file():
+        return
+    # A call that was killed before it wrote its plan leaves a lock, and a part of the plan under a hidden name.
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"--output_dir: {str(folder)!r} is not empty and holds no GLUE runs; choose another folder")
 
 

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from nlp_adan.errors import UserError
 
@@ -39,10 +40,9 @@ def folder_lock(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
         wait_seconds: how long another process is given to let go.
 
     Raises:
-        UserError: another process holds it; the message names both.
+        UserError: another process holds it (the message names both), or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+    with _open_lock(folder) as file:
         if (taken := _lock(file.fileno(), 0, 0, wait_seconds)) is False:
             file.seek(0)
             raise _refusal(folder, file.read().strip())
@@ -52,6 +52,14 @@ def folder_lock(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _open_lock(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {str(folder / LOCK)!r} ({error.strerror}); choose another folder") from error
 
 
 class RankLock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from nlp_adan.training.library_checks import (
 from nlp_adan.training.recipe import check_range
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
+MOST_EPOCHS = 1_000_000  # more are a slip, and beyond what can be planned
 
 # Options of the Trainer's that are refused where they differ from their default, and why; a dot leads into one.
 REFUSED = {
@@ -158,8 +160,13 @@ def _origin(given: Any) -> str:
 def _check_ranges(options: Any) -> None:
     for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         check_range(option, getattr(options, option), 1)
-    for option in ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs", "warmup_steps"):
+    for option in ("learning_rate", "weight_decay", "warmup_steps"):
         check_range(option, getattr(options, option), 0)
+    if options.max_grad_norm != math.inf:  # which clips nothing
+        check_range("max_grad_norm", options.max_grad_norm, 0)
+    check_range("num_train_epochs", options.num_train_epochs, 0, MOST_EPOCHS)
+    if options.num_train_epochs == 0:
+        raise UserError("--num_train_epochs: 0 would train nothing; give more than 0")
     if options.max_steps != -1:  # the Trainer's word for "as many as the epochs have"
         check_range("max_steps", options.max_steps, 1)
     check_range("seed", options.seed, 0, LARGEST_SEED)

@@ -221,9 +221,10 @@ def _refuse_both(words: Sequence[str]) -> None:
 
 
 def check_range(option: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raise a UserError unless low <= value <= high."""
-    if not low <= value <= high:
+    """Raise a UserError unless low <= value <= high and value is finite."""
+    if not (low <= value <= high and math.isfinite(value)):
         bounds = f"between {_digits(low)} and {_digits(high)}" if high < math.inf else f"{_digits(low)} or more"
+        bounds = "a finite number" if value == math.inf == high else bounds
         raise UserError(f"--{option}: {_digits(value)} is out of range; give {bounds}")
 
 

@@ -279,6 +279,8 @@ def test_what_is_wrong_is_told_before_anything_is_written(model: Path, data: Pat
         ({"--model": str(tmp_path / "bare")}, "holds no tokenizer"),
         ({"--model": str(tmp_path / "none")}, "no folder"),
         ({"--output_dir": str(tmp_path / "file")}, "is a file; choose a folder"),
+        ({"--output_dir": str(tmp_path / "file" / "a" / "b")}, f"--output_dir: '{tmp_path}/file' is a file; choose"),
+        ({"--output_dir": str(tmp_path / ("n" * 300)), "--allow_partial": "True"}, "(File name too long); choose"),
         ({"--output_dir": str(tmp_path / "other")}, "is not empty and holds no GLUE runs"),
         ({"--jobs": "0"}, "--jobs: 0"),
         ({"--seeds": "0"}, "--seeds: 0"),
@@ -289,6 +291,15 @@ def test_what_is_wrong_is_told_before_anything_is_written(model: Path, data: Pat
     for changes, told in cases:
         words = [word for pair in {**given, **changes}.items() for word in pair]
         assert told in refused(words, tmp_path), changes
+
+
+def test_what_a_call_that_was_killed_at_its_beginning_leaves_is_no_obstacle(model: Path, data: Path) -> None:
+    out = data.parent / "out"
+    out.mkdir()
+    for name in (".lock", ".plan.json.a1b2c3"):
+        (out / name).write_text("")
+    plan_of(model, data).write()
+    assert (out / "plan.json").is_file()
 
 
 def test_an_unknown_subcommand_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -203,6 +203,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         take_all(tmp_path / "file")
     with pytest.raises(UserError, match="choose another folder"):
         take(tmp_path / "file", 1)
+    with pytest.raises(UserError, match=r"^cannot write '.*file/.lock' \(.+\); choose another folder"):
+        with folder_lock(tmp_path / "file"):
+            pass
 
 
 def test_a_file_system_without_locks(

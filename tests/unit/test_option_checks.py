@@ -53,6 +53,11 @@ def parse(*words: str) -> Options:
         ("--seed -1", "--seed: -1 is out of range; give between 0 and 4294967295"),
         ("--seed 99999999999", "--seed: 99999999999 is out of range"),
         ("--data_seed -1", "--data_seed: -1 is out of range"),
+        ("--num_train_epochs inf", "--num_train_epochs: inf is out of range; give between 0 and 1000000"),
+        ("--num_train_epochs nan", "--num_train_epochs: nan is out of range"),
+        ("--num_train_epochs 0", "--num_train_epochs: 0 would train nothing; give more than 0"),
+        ("--learning_rate inf", "--learning_rate: inf is out of range; give a finite number"),
+        ("--max_grad_norm nan", "--max_grad_norm: nan is out of range"),
         ("--dataloader_num_workers -1", "--dataloader_num_workers: -1 is out of range"),
         ("--dataloader_persistent_workers True", "--dataloader_persistent_workers: .*`--dataloader_num_workers 1`"),
         ("--dataloader_prefetch_factor 2", "--dataloader_prefetch_factor: .*`--dataloader_num_workers 1`"),
@@ -135,6 +140,7 @@ def test_a_pretraining_option_that_cannot_act_is_refused(words: str, told: str) 
         "--seed 4294967295 --data_seed 0",
         "--optim sgd --optim_args momentum=0.9",
         "--optim adamw_torch_fused",
+        "--max_grad_norm inf",
     ],
 )
 def test_what_can_act_is_taken(words: str) -> None:
