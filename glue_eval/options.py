@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from glue_eval.classifier import MNLI_STARTED, load_config
 from glue_eval.finetune import parse_options
 from glue_eval.finetune_engine import FinetuneOptions
-from glue_eval.tasks import TASKS, Task
-from nlp_adan.errors import UserError, nearest
+from glue_eval.layers import CALLS_OWN, Layer, told_with_place
+from glue_eval.tasks import Task
+from nlp_adan.errors import UserError
 from nlp_adan.training.recipe import (
     CommandParser,
+    check_is_file,
     check_range,
     find_recipe,
     layered_words,
@@ -71,15 +73,6 @@ class GlueOptions:
     dry_run: bool = _field(False, "Print the plan and an estimate of its time; write nothing.")
 
 
-# Of the command line only: no hyperparameters.
-CALLS_OWN = frozenset({
-    "model", "data", "tasks", "seeds", "jobs", "recipe", "config", "allow_partial", "dry_run", "output_dir", "resume",
-    "seed",
-})  # fmt: skip
-# The same for all tasks: the report says once which they are.
-COMMON = frozenset({"checkpoint", "group_by_length", "mnli_model", "predict_test", "save_models"})
-
-
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
     """How one task is fine-tuned, as it acts: our options, the engine's, and the latter's words."""
@@ -123,29 +116,36 @@ def task_settings(parser: CommandParser, words: Sequence[str], tasks: Sequence[T
     words: the command line, with `--model`, and `--output_dir`.
     """
     given = word_value("--config", words)
-    if given is not None and not Path(given).is_file():
-        raise UserError(f"--config: the file {given!r} does not exist")
-    recipe = _Layer.read(recipe_path(words, given), parser, tasks)
-    config = None if given is None else _Layer.read(Path(given), parser, tasks)
+    if given is not None:
+        check_is_file("config", given)
+    recipe = Layer.read(recipe_path(words, given), parser, tasks)
+    config = None if given is None else Layer.read(Path(given), parser, tasks)
     folder = Path(str(word_value("--output_dir", words)))
     found = []
     for task in tasks:
-        options = recipe.options(task)
-        own = {} if config is None else config.options(task)
-        unset = {name for name, value in own.items() if value is None}
-        layers = [({name: value for name, value in options.items() if name not in unset}, recipe.path)]
-        layered = layered_words(parser, layers if config is None else [*layers, (own, config.path)], words)
-        glue = parser.parse(layered)[0]
-        _check_acting(glue)
-        engine_words = tuple(_engine_words(layered))
-        engine = parse_options(engine_words, folder, seed=1)
-        own_words = [word for each in option_words(own) for word in each]
-        _check_batch([*own_words, *words], engine.num_sequences_per_step)
-        found.append(TaskSettings(task, glue, engine, engine_words))
+        with told_with_place([recipe] if config is None else [recipe, config], task, words):
+            found.append(_settings(parser, words, task, recipe, config, folder))
     asked = found[0].glue.mnli_model
     if asked is not None and not any(task.name in MNLI_STARTED and task.definition is None for task in tasks):
         raise UserError(f"--mnli_model: only {', '.join(MNLI_STARTED)} begin with it; add one of them, or leave it out")
     return found
+
+
+def _settings(
+    parser: CommandParser, words: Sequence[str], task: Task, recipe: Layer, config: Layer | None, folder: Path
+) -> TaskSettings:
+    options = recipe.options(task)
+    own = {} if config is None else config.options(task)
+    unset = {name for name, value in own.items() if value is None}
+    layers = [({name: value for name, value in options.items() if name not in unset}, recipe.path)]
+    layered = layered_words(parser, layers if config is None else [*layers, (own, config.path)], words)
+    glue = parser.parse(layered)[0]
+    _check_acting(glue)
+    engine_words = tuple(_engine_words(layered))
+    engine = parse_options(engine_words, folder, seed=1)
+    own_words = [word for each in option_words(own) for word in each]
+    _check_batch([*own_words, *words], engine.num_sequences_per_step)
+    return TaskSettings(task, glue, engine, engine_words)
 
 
 def recipe_path(words: Sequence[str], config: str | None) -> Path:
@@ -160,52 +160,6 @@ def recipe_path(words: Sequence[str], config: str | None) -> Path:
     kind = "adan" if optimizer in (None, "adan") else "adamw"
     width = getattr(load_config(str(word_value("--model", words))), "hidden_size", 0)
     return find_recipe(f"small-{kind}" if width <= SMALL_HIDDEN_SIZE else kind, RECIPES)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """A recipe: options for all tasks, and for single ones by the task's name."""
-
-    path: Path
-    common: Mapping[str, Any]
-    own: Mapping[str, Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, path: Path, parser: CommandParser, tasks: Sequence[Task]) -> _Layer:
-        """Raises a UserError naming the file for unknown keys, tasks that are not known, and what is no table."""
-        values = read_recipe(path)
-        if unknown := set(values) - {"default", "tasks"}:
-            raise UserError(f"{path}: unknown key {min(map(str, unknown))!r}; a GLUE recipe has `default` and `tasks`")
-        common, own = values.get("default") or {}, values.get("tasks") or {}
-        for name, options in (("default", common), ("tasks", own)):
-            _check_table(path, name, options)
-        known_tasks = {**TASKS, **{task.name: task for task in tasks}}
-        for name, options in own.items():
-            if name not in known_tasks:
-                raise UserError(f"{path}: unknown task {name!r}{nearest(str(name), known_tasks)}")
-            _check_table(path, name, options or {})
-        known = {option[2:] for action in parser._actions for option in action.option_strings}
-        for name, options in (("default", common), *own.items()):
-            for key in options or {}:
-                _check_key(path, str(key), known, is_common=name == "default")
-        return cls(path, common, {name: options or {} for name, options in own.items()})
-
-    def options(self, task: Task) -> dict[str, Any]:
-        return {**self.common, **self.own.get(task.name, {})}
-
-
-def _check_table(path: Path, name: str, options: Any) -> None:
-    if not isinstance(options, Mapping):
-        raise UserError(f"{path}: {name!r} takes `option: value` pairs, found {type(options).__name__}")
-
-
-def _check_key(path: Path, key: str, known: set[str], is_common: bool) -> None:
-    if key not in known:
-        raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
-    if key in CALLS_OWN:
-        raise UserError(f"{path}: {key!r} is no hyperparameter; say it on the command line, with `--{key}`")
-    if key in COMMON and not is_common:
-        raise UserError(f"{path}: {key!r} is the same for all tasks; say it under `default`")
 
 
 def _check_acting(glue: GlueOptions) -> None:

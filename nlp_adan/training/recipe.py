@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, training_args
 
 from nlp_adan.errors import UserError, nearest
+from nlp_adan.training.recipe_file import read_recipe_file
 
 # An option on the command line that puts a recipe's other options out of force.
 SUPERSEDES = {
@@ -46,6 +46,7 @@ class CommandParser(HfArgumentParser):
         match = re.match(r"argument (--[\w-]+).*invalid choice: '?(.*?)'? \(choose from (.*)\)$", message)
         if match:
             raise unknown_value(match[1], match[2], _choices(match[3]))
+        message = re.sub(r"^argument (--\w+)[/\w-]*: ", r"\1: ", message)  # one of an option's two spellings
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
@@ -106,8 +107,7 @@ def _spell_out_adamw(words: Sequence[str]) -> list[str]:
 def find_recipe(name: str, folder: Path) -> Path:
     """The file of a recipe given by name (in `folder`) or by the path of a YAML file."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        if not Path(name).is_file():
-            raise UserError(f"--recipe: the file {name!r} does not exist")
+        check_is_file("recipe", name)
         return Path(name)
     known = recipe_names(folder)
     if name not in known:
@@ -116,6 +116,15 @@ def find_recipe(name: str, folder: Path) -> Path:
             f"known are {', '.join(known)}, or give the path of a .yaml file"
         )
     return folder / f"{name}.yaml"
+
+
+def check_is_file(option: str, name: str) -> None:
+    """Raise a UserError unless an option's value is a file."""
+    if Path(name).is_dir():
+        raise UserError(f"--{option}: {name!r} is a folder; name a .yaml file")
+    if not Path(name).is_file():
+        siblings = sorted(str(path) for path in Path(name).parent.glob("*.y*ml"))
+        raise UserError(f"--{option}: the file {name!r} does not exist{nearest(name, siblings)}")
 
 
 def word_value(option: str, words: Sequence[str]) -> str | None:
@@ -144,15 +153,7 @@ def recipe_names(folder: Path) -> list[str]:
 
 def read_recipe(path: Path) -> Mapping[str, Any]:
     """A recipe file's mapping. Raises UserError naming the file, and the line where there is one, for another file."""
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not a YAML file: {getattr(error, 'problem', error)}") from error
-    if not isinstance(recipe, Mapping):
-        raise UserError(f"{path}: a recipe is a list of `option: value` lines, found {type(recipe).__name__}")
-    return recipe
+    return read_recipe_file(path).values
 
 
 def option_words(options: Mapping[str, Any]) -> list[list[str]]:

@@ -176,13 +176,34 @@ def test_what_a_rank_takes_at_a_time_leaves_the_batch(model: Path, tmp_path: Pat
         ("default: {seeds: 3}", "'seeds' is no hyperparameter; say it on the command line, with `--seeds`"),
         ("default: {output_dir: x}", "'output_dir' is no hyperparameter"),
         ("tasks: {CoLA: {checkpoint: best}}", "'checkpoint' is the same for all tasks; say it under `default`"),
+        ("default: {learning_rate: [1, 2]}", "'learning_rate' takes one value, found a list; write `learning_rate: "),
+        ("default: {learning_rate: fast}", "default: --learning_rate: invalid float value: 'fast'; see"),
+        ("tasks: {RTE: {learning_rate: -0.1}}", "RTE: --learning_rate: -0.1 is out of range"),
+        ("tasks: {RTE: {max_length: 2}}", "RTE: --max_length: 2 is out of range"),
+        ("default: {optim_args: beta9=1}\ntasks: {RTE: {optim_args: beta8=1}}", "default: .*beta9"),
     ],
 )
 @pytest.mark.parametrize("option", ["--recipe", "--config"])
 def test_a_bad_file_is_named(option: str, text: str, told: str, model: Path, tmp_path: Path) -> None:
-    path = write(tmp_path, text, "bad.yaml")
-    with pytest.raises(UserError, match=f"^{path}: {told}"):
+    path = write(tmp_path, f"# mine\n{text}", "bad.yaml")
+    with pytest.raises(UserError, match=f"^{path}:2: {told}"):
         settings_of(model, option, path)
+
+
+def test_a_mistake_is_told_with_the_file_that_it_is_in(model: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path, "default:\n  learning_rate: 1e-3\n  weight_decay: -1\n", "recipe.yaml")
+    config = write(tmp_path, "tasks:\n  RTE:\n    learning_rate: -1\n")
+    words = ["--recipe", recipe, "--config", config]
+    with pytest.raises(UserError, match=f"^{recipe}:3: default: --weight_decay: -1 is out of range"):
+        settings_of(model, *words)
+    with pytest.raises(UserError, match=f"^{config}:3: RTE: --learning_rate: -1 is out of range"):
+        settings_of(model, *words, "--weight_decay", "0")
+    with pytest.raises(UserError, match=r"^--learning_rate: -2 is out of range"):
+        settings_of(model, *words, "--weight_decay", "0", "--learning_rate", "-2")
+    twice = "tasks:\n  RTE: {}\n  RTE: {}\n"
+    for text, told in ((twice, "yaml:3: 'RTE' stands in line 2 already; leave"), ("", r"yaml: a recipe is .* nothing")):
+        with pytest.raises(UserError, match=told):
+            settings_of(model, "--config", write(tmp_path, text))
 
 
 def test_a_recipe_may_name_ones_own_task(model: Path, tmp_path: Path) -> None:
@@ -235,6 +256,8 @@ def test_a_launchers_ranks_do_one_run_at_a_time() -> None:
         (["--checkpoint", "bets"], r"--checkpoint: unknown value 'bets' \(did you mean 'best'\?\)"),
         (["--dropout", "1.5"], "--dropout: 1.5 is out of range"),
         (["--config", "no.yaml"], "--config: the file 'no.yaml' does not exist"),
+        (["--config", "docs"], "--config: 'docs' is a folder; name a .yaml file"),
+        (["--recipe", "docs/"], "--recipe: 'docs/' is a folder; name a .yaml file"),
         (["--recipe", "adam"], r"--recipe: unknown recipe 'adam' \(did you mean 'ada(mw|n)'\?\); known are"),
         (["--mnli_model", "m", "--tasks", "CoLA"], "--mnli_model: only RTE, MRPC, STS-B begin with it"),
         (

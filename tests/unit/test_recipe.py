@@ -161,5 +161,5 @@ def test_words() -> None:
 def test_a_recipe_is_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("")
-    with pytest.raises(UserError, match="found NoneType"):
+    with pytest.raises(UserError, match="found nothing"):
         read_recipe(path)
