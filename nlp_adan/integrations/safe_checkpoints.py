@@ -109,7 +109,7 @@ def write_state(state: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         UserError: the state holds a class that `read_state` would refuse; nothing is written.
-        OSError: as the file system says; an older file of this name is left as it was.
+        OSError, RuntimeError: as the file system or torch says; an older file of this name is left as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
