@@ -49,7 +49,7 @@ def sources() -> Iterator[Path]:
 
 def imported_names(tree: ast.AST) -> dict[str, str]:
     """What each name of an import stands for: np -> numpy, loads -> pickle.loads."""
-    names = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname: alias.name for alias in node.names if alias.asname}
