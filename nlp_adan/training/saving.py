@@ -22,6 +22,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
+from nlp_adan.errors import UserError
 from nlp_adan.integrations.safe_checkpoints import use_safe_checkpoints
 from nlp_adan.training.agreement import group_of_processors, largest_over_ranks, wait_for_all_ranks
 from nlp_adan.training.checkpoint.fragments import Layout, fragments_of
@@ -134,10 +135,14 @@ class SavingEngine(PositionEngine):
             self._save_rng_state(str(partial))
             if first:
                 self._save_state(partial)
-        except OSError as caught:
+        except UserError:
+            raise
+        except (
+            Exception
+        ) as caught:  # torch and tokenizers have errors of their own for a full disk
             if self.is_fsdp_enabled:  # whose ranks write together, each waiting for the others
                 raise
-            error = error or f"{caught.filename or partial}: {caught.strerror}"
+            error = error or _reason(caught, partial)
         self._writer.begin(
             step,
             files,
@@ -285,6 +290,13 @@ def _whole_parameters(model: Any) -> Iterator[None]:
 
     with GatheredParameters(divided, modifier_rank=0):
         yield
+
+
+def _reason(error: Exception, partial: Path) -> str:
+    """Why a rank could not write its files."""
+    if isinstance(error, OSError):
+        return f"{error.filename or partial}: {error.strerror}"
+    return f"{partial}: {type(error).__name__}: {error}"
 
 
 def _make_folder(partial: Path, rank: int) -> str | None:
