@@ -44,10 +44,14 @@ def check_model(folder: str, option: str = "--model") -> None:
     """
     path = Path(folder)
     if not path.is_dir():
-        if folder.count("/") == 1 and not folder.startswith((".", "/")) and not path.parent.is_dir():
-            check_name(folder, option)  # organisation/name on the hub
+        is_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1
+        if not is_path and not ("/" in folder and path.parent.is_dir()):
+            check_name(folder, option)  # of the hub: organisation/name, or an old model's bare name
             return
-        raise UserError(f"{option}: no folder {folder!r}; name the folder that a pretraining run filled")
+        raise UserError(
+            f"{option}: no folder {folder!r}; name the folder that a pretraining run filled, or a model of the hub, "
+            "such as google-bert/bert-base-uncased"
+        )
     if not (path / "config.json").is_file() or not any((path / name).is_file() for name in WEIGHT_FILES):
         raise UserError(
             f"{option}: {folder!r} holds no finished model (config.json and model.safetensors); "

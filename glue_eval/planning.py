@@ -223,9 +223,9 @@ def check_loads(plan: Plan) -> None:
 
 
 def _checked(folder: str) -> Path:
-    check_model(folder, "--mnli_model")
     if not Path(folder).is_dir():
         raise UserError(f"--mnli_model: {folder!r} is no folder; name the `model` folder of a run on MNLI")
+    check_model(folder, "--mnli_model")
     return Path(folder)
 
 

@@ -236,6 +236,14 @@ def test_a_model_of_the_hub_is_pinned_to_its_snapshot(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached.parent))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert local_model("someone/tiny") == snapshot
+    shutil.copytree(cached, cached.parent / "models--tiny-uncased")
+    assert local_model("tiny-uncased").parent.parent.name == "models--tiny-uncased"
+    with pytest.raises(UserError, match="--model: there is no folder 'bert-base-uncased', and HF_HUB_OFFLINE=1"):
+        local_model("bert-base-uncased")
+    with pytest.raises(UserError, match=r"--model: no folder '.*'; name .* of the hub, such as google-bert/bert-base"):
+        local_model(str(tmp_path / "bert-base-uncased"))
+    with pytest.raises(UserError, match="--mnli_model: 'mnli' is no folder"):
+        plan_of(model, data, "--mnli_model", "mnli")
     (snapshot / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="--model: 'someone/tiny' has no tokenizer_config"):
         local_model("someone/tiny")
