@@ -2,7 +2,8 @@
 
 What is told: a wrong header, rows, labels and scores; counts that are not the published ones; files that went through
 a CSV reader or writer, lie in another task's folder, have their labels or texts exchanged or lost; MNLI's gold label
-replaced by one annotator's; test files with labels; examples in two splits; labels that are all the same.
+replaced by one annotator's; test files with labels, or in another order; examples in two splits; labels that are all
+the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from glue_eval.file_facts import (
     QUOTED_TWICE_IF_REWRITTEN,
 )
 from glue_eval.file_scan import FileScan, scan_file
-from glue_eval.rows import Problem
+from glue_eval.rows import Problem, shorten
 from glue_eval.sample_tasks import is_sample_folder
 from glue_eval.sample_tasks.files import SAMPLES
 from glue_eval.tasks import TASKS, SplitFile, Task
@@ -38,6 +39,8 @@ REWRITTEN_SHARE = 0.1
 """Of the texts with quotation marks, those quoted as a CSV writer does: in the published files none."""
 WRAPPED_SHARE = 0.5
 """Of all texts, those that begin and end with a quotation mark: in the published files at most 0.021 (MRPC, QQP)."""
+NUMBERS_SHARE = 0.5
+"""Of a column's texts, those that are digits only: in the published files no more than a few."""
 NEARLY_ALL = 0.8
 """Of the published rows; with fewer, rows were hardly lost by chance."""
 MIN_JUDGED_EXAMPLES = 50
@@ -101,6 +104,7 @@ def _check_task(folder: Path, task: Task, allow_partial: bool) -> list[FileCheck
             _judge_quotes(scan, is_whole=not is_sample and scan.rows.num_rows == num_expected)
             _judge_labels(scan, is_published=not is_sample and task.definition is None, num_expected=num_expected)
             _judge_texts(scan)
+            _judge_numbers(scan, num_expected)
     for first, second in itertools.combinations(scans.values(), 2):
         _judge_common(first, second, is_sample)
     return [
@@ -248,7 +252,11 @@ def _judge_labels(scan: FileScan, is_published: bool, num_expected: int) -> None
 
 
 def _judge_texts(scan: FileScan) -> None:
-    """Premise and hypothesis, or question and sentence, exchanged."""
+    """Numbers where sentences are to be; premise and hypothesis, or question and sentence, exchanged."""
+    for name, num_numbers in zip(scan.layout.text_columns, scan.num_numbers, strict=False):
+        if num_numbers > NUMBERS_SHARE * scan.num_examples and scan.task.definition is None:
+            text = f"{num_numbers:,} of {scan.num_examples:,} texts of {name} are numbers: the columns were exchanged"
+            _tell(scan, text, ORIGINAL)
     longer = LONGER_TEXT.get(scan.task.name) if scan.task.definition is None else None
     if longer is None or scan.num_examples < MIN_JUDGED_EXAMPLES:
         return
@@ -256,6 +264,15 @@ def _judge_texts(scan: FileScan) -> None:
         names = scan.layout.text_columns
         text = f"{names[longer]} is shorter than {names[1 - longer]} on average: the columns were exchanged"
         _tell(scan, text, ORIGINAL)
+
+
+def _judge_numbers(scan: FileScan, num_expected: int) -> None:
+    """A whole test file whose rows are in another order, or numbered anew: the leaderboard goes by the numbers."""
+    if scan.misnumbered is None or is_stand_in(scan.path, scan.layout) or scan.rows.num_rows < num_expected:
+        return
+    line, number, found = scan.misnumbered
+    text = f"row {number} is numbered {shorten(found)!r}: a test file is numbered from 0 on"
+    _tell(scan, text, f"{ORIGINAL}, which the leaderboard's answers belong to", line)
 
 
 def _judge_common(first: FileScan, second: FileScan, is_sample: bool) -> None:

@@ -41,12 +41,14 @@ class FileScan:
     """What was counted in one file.
 
     `rows.num_rows` data lines; `label_counts` by class number; `scores` (lowest, highest). Of the texts: `text_lengths`
-    (characters of the first ones, of the second ones), `num_empty`, `num_quotes` (quotation marks), `num_with_quotes`
-    (texts with one or more), `num_quoted` (those that stand in quotation marks with the ones inside doubled, as a CSV
-    writer leaves them), `num_quoted_twice` (those that do so still when that is undone once), `num_wrapped` (texts
-    that begin and end with one). `first_lines`: by the hash of an example's texts, the line where they occur first;
-    `first_texts`: by the hash of the first text of two, how often it occurs. `num_voted`: development rows of MNLI with
-    five annotators' labels; `outvoted_lines`: where fewer than three of them are the gold label.
+    (characters of the first ones, of the second ones), `num_numbers` (of each that are digits only), `num_empty`,
+    `num_quotes` (quotation marks), `num_with_quotes` (texts with one or more), `num_quoted` (those that stand in
+    quotation marks with the ones inside doubled, as a CSV writer leaves them), `num_quoted_twice` (those that do so
+    still when that is undone once), `num_wrapped` (texts that begin and end with one). `first_lines`: by the hash of an
+    example's texts, the line where they occur first; `first_texts`: by the hash of the first text of two, how often it
+    occurs. `num_voted`: development rows of MNLI with five annotators' labels; `outvoted_lines`: where fewer than three
+    of them are the gold label. `misnumbered`: of a test file the first row that is not numbered as they are from 0 on:
+    its line, its number, and what it says instead.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class FileScan:
     label_counts: Counter[int] = field(default_factory=Counter)
     scores: tuple[float, float] | None = None
     text_lengths: list[int] = field(default_factory=lambda: [0, 0])
+    num_numbers: list[int] = field(default_factory=lambda: [0, 0])
     num_empty: int = 0
     num_quotes: int = 0
     num_with_quotes: int = 0
@@ -68,6 +71,7 @@ class FileScan:
     first_texts: Counter[int] = field(default_factory=Counter)
     num_voted: int = 0
     outvoted_lines: list[int] = field(default_factory=list)
+    misnumbered: tuple[int, int, str] | None = None
 
     def count_texts(self, line: int, texts: tuple[str, ...]) -> None:
         """Count one example's texts."""
@@ -76,6 +80,7 @@ class FileScan:
             self.first_texts[hash(texts[0])] += 1
         for place, text in enumerate(texts):
             self.text_lengths[place] += len(text)
+            self.num_numbers[place] += text.isdecimal()
             if not text or text.isspace():
                 self.num_empty += 1
             if '"' in text:
@@ -109,11 +114,14 @@ def scan_file(path: Path, task: Task, layout: SplitFile) -> FileScan:
     rows = Rows(path, task, layout, problems.add)
     scan = FileScan(path, task, layout, rows, problems)
     parse, text_indexes, label_index = label_parser(task), layout.text_indexes, layout.label_index
+    number_index = layout.id_index if layout.submission_file else None
     columns = layout.columns
     votes = [columns.index(name) for name in ANNOTATORS] if set(ANNOTATORS) <= set(columns) else []
     for line, row in rows:
         scan.num_examples += 1
         scan.count_texts(line, tuple(row[index] for index in text_indexes))
+        if number_index is not None and row[number_index] != str(rows.num_rows - 1):
+            scan.misnumbered = scan.misnumbered or (line, rows.num_rows - 1, row[number_index])
         if label_index is None:
             continue
         try:

@@ -261,6 +261,27 @@ def test_texts_exchanged_under_their_header(copy: Path, name: str, expected: str
     assert error == f"{name}/train.tsv: {expected} on average: the columns were exchanged: take the original file"
 
 
+def test_numbers_in_the_place_of_texts(copy: Path) -> None:
+    """QQP with its columns qid1 and question1 exchanged, under the right header."""
+    change(copy / "QQP" / "train.tsv", lambda number, row: [row[0], row[3], row[2], row[1], *row[4:]])
+    (error,) = errors_of(copy, "QQP")
+    assert error.startswith("QQP/train.tsv: 1,200 of 1,200 texts of question1 are numbers: the columns were exchanged")
+
+
+def test_a_test_file_in_another_order(copy: Path) -> None:
+    """Shuffled, its numbers with it: only told of a whole file, for a part's numbers are the whole one's."""
+    path = copy / "RTE" / "test.tsv"
+    header, *rows = read_rows(path)
+    write_rows(path, [header, *rows[:3], *rows[:2:-1]])
+    (error,) = errors_of(copy, "RTE")
+    assert error.startswith("RTE/test.tsv:5: row 3 is numbered '79': a test file is numbered from 0 on: take the orig")
+    write_rows(path, [header, *([str(number), *row[1:]] for number, row in enumerate(rows[::-1]))])
+    assert errors_of(copy, "RTE") == []  # numbered anew: nobody can see that
+    write_rows(path, [header, *rows[5:]])
+    (error,) = errors_of(copy, "RTE")
+    assert error.startswith("RTE/test.tsv: rows: 75 instead of 80")
+
+
 def test_examples_in_two_splits(copy: Path) -> None:
     dev, test = (read_rows(copy / "MRPC" / file) for file in ("dev.tsv", "test.tsv"))
     change(copy / "MRPC" / "train.tsv", lambda number, row: [row[0], *dev[2][1:]] if number == 9 else row)
