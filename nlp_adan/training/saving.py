@@ -137,9 +137,7 @@ class SavingEngine(PositionEngine):
                 self._save_state(partial)
         except UserError:
             raise
-        except (
-            Exception
-        ) as caught:  # torch and tokenizers have errors of their own for a full disk
+        except Exception as caught:  # torch and tokenizers have errors of their own for a full disk
             if self.is_fsdp_enabled:  # whose ranks write together, each waiting for the others
                 raise
             error = error or _reason(caught, partial)
