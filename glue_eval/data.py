@@ -10,7 +10,8 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from glue_eval.rows import BadLabel, Problem, Rows, label_parser, raise_problem
+from glue_eval.problems import Problem, raise_problem
+from glue_eval.rows import BadLabel, Rows, label_parser
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.errors import UserError
 

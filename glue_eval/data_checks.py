@@ -23,7 +23,7 @@ from glue_eval.file_facts import (
     QUOTED_TWICE_IF_REWRITTEN,
 )
 from glue_eval.file_scan import FileScan, scan_file
-from glue_eval.rows import Problem, shorten
+from glue_eval.problems import Problem, shorten
 from glue_eval.sample_tasks import is_sample_folder
 from glue_eval.sample_tasks.files import SAMPLES
 from glue_eval.tasks import TASKS, SplitFile, Task
@@ -39,8 +39,8 @@ REWRITTEN_SHARE = 0.1
 """Of the texts with quotation marks, those quoted as a CSV writer does: in the published files none."""
 WRAPPED_SHARE = 0.5
 """Of all texts, those that begin and end with a quotation mark: in the published files at most 0.021 (MRPC, QQP)."""
-NUMBERS_SHARE = 0.5
-"""Of a column's texts, those that are digits only: in the published files no more than a few."""
+NUMBERS_SHARE = 0.5  # of a column's texts, those that are digits only: in the published files a few at most
+MIN_ENCODED_TWICE = 4  # texts; STS-B's training file is published with one
 NEARLY_ALL = 0.8
 """Of the published rows; with fewer, rows were hardly lost by chance."""
 MIN_JUDGED_EXAMPLES = 50
@@ -162,6 +162,9 @@ def _judge_bytes(scan: FileScan) -> None:
         _tell(scan, text, "nothing to do, every reader leaves them out", None, is_error=False)
     if scan.num_empty:
         _tell(scan, f"{scan.num_empty:,} empty texts", "nothing to do, they are read as they are", None, is_error=False)
+    if scan.num_encoded_twice > max(MIN_ENCODED_TWICE, scan.num_foreign / 2):
+        text = f"encoded twice: {scan.num_encoded_twice:,} of {scan.num_foreign:,} texts with accents look like `cafÃ©`"
+        _tell(scan, text, ORIGINAL)
 
 
 def _judge_count(scan: FileScan, num_expected: int, allow_partial: bool) -> None:

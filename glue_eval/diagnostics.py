@@ -15,7 +15,8 @@ import numpy as np
 
 from glue_eval.data import split_paths, task_folder
 from glue_eval.metrics import matthews
-from glue_eval.rows import BadLabel, Problem, Rows, label_parser, raise_problem, shorten
+from glue_eval.problems import Problem, raise_problem, shorten
+from glue_eval.rows import BadLabel, Rows, label_parser
 from glue_eval.tasks import TASKS, THREE_WAY, SplitFile
 from nlp_adan.errors import UserError
 

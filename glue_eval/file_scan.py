@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glue_eval.rows import BadLabel, Problem, Rows, label_parser
+from glue_eval.problems import Problem
+from glue_eval.rows import BadLabel, Rows, label_parser
 from glue_eval.tasks import SplitFile, Task
 
 KEPT_PROBLEMS = 20
@@ -42,13 +43,14 @@ class FileScan:
 
     `rows.num_rows` data lines; `label_counts` by class number; `scores` (lowest, highest). Of the texts: `text_lengths`
     (characters of the first ones, of the second ones), `num_numbers` (of each that are digits only), `num_empty`,
-    `num_quotes` (quotation marks), `num_with_quotes` (texts with one or more), `num_quoted` (those that stand in
-    quotation marks with the ones inside doubled, as a CSV writer leaves them), `num_quoted_twice` (those that do so
-    still when that is undone once), `num_wrapped` (texts that begin and end with one). `first_lines`: by the hash of an
-    example's texts, the line where they occur first; `first_texts`: by the hash of the first text of two, how often it
-    occurs. `num_voted`: development rows of MNLI with five annotators' labels; `outvoted_lines`: where fewer than three
-    of them are the gold label. `misnumbered`: of a test file the first row that is not numbered as they are from 0 on:
-    its line, its number, and what it says instead.
+    `num_foreign` (with characters beyond ASCII), `num_encoded_twice` (those that are UTF-8 read as Latin-1 or
+    Windows-1252 once), `num_quotes` (quotation marks), `num_with_quotes` (texts with one or more), `num_quoted` (those
+    that stand in quotation marks with the ones inside doubled, as a CSV writer leaves them), `num_quoted_twice` (those
+    that do so still when that is undone once), `num_wrapped` (texts that begin and end with one). `first_lines`: by the
+    hash of an example's texts, the line where they occur first; `first_texts`: by the hash of the first text of two,
+    how often it occurs. `num_voted`: development rows of MNLI with five annotators' labels; `outvoted_lines`: where
+    fewer than three of them are the gold label. `misnumbered`: of a test file the first row that is not numbered as
+    they are from 0 on: its line, its number, and what it says instead.
     """
 
     path: Path
@@ -62,6 +64,8 @@ class FileScan:
     text_lengths: list[int] = field(default_factory=lambda: [0, 0])
     num_numbers: list[int] = field(default_factory=lambda: [0, 0])
     num_empty: int = 0
+    num_foreign: int = 0
+    num_encoded_twice: int = 0
     num_quotes: int = 0
     num_with_quotes: int = 0
     num_quoted: int = 0
@@ -83,6 +87,9 @@ class FileScan:
             self.num_numbers[place] += text.isdecimal()
             if not text or text.isspace():
                 self.num_empty += 1
+            if not text.isascii():
+                self.num_foreign += 1
+                self.num_encoded_twice += was_encoded_twice(text)
             if '"' in text:
                 self.num_quotes += text.count('"')
                 self.num_with_quotes += 1
@@ -132,6 +139,17 @@ def scan_file(path: Path, task: Task, layout: SplitFile) -> FileScan:
         if votes:
             scan.count_votes(line, [row[index] for index in votes], row[label_index])
     return scan
+
+
+def was_encoded_twice(text: str) -> bool:
+    """Whether a text with characters beyond ASCII was UTF-8 that was read as something else: `cafÃ©`."""
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+        return True
+    return False
 
 
 def unquoted(text: str) -> str | None:

@@ -9,39 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from glue_eval.problems import OnProblem, Problem, raise_problem, shorten
 from glue_eval.tasks import TASKS, SplitFile, Task
+from glue_eval.text_files import not_lines, undecodable
 from nlp_adan.errors import UserError, nearest
 
-SHOWN_CHARACTERS = 40
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 JSON_LINES = ".jsonl"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file, or worth knowing of it (`is_error` false): where (line from 1), what, the remedy."""
-
-    path: Path
-    line: int | None
-    text: str
-    remedy: str = ""
-    is_error: bool = True
-
-    def __str__(self) -> str:
-        where = f"{self.path}:{self.line}" if self.line else f"{self.path}"
-        return f"{where}: {self.text}{f': {self.remedy}' if self.remedy else ''}"
-
-
-OnProblem = Callable[[Problem], None]
-
-
-def raise_problem(problem: Problem) -> NoReturn:
-    """The handler of a reader that wants the file right: a problem is a UserError."""
-    raise UserError(str(problem))
 
 
 class BadLabel(Exception):
@@ -172,6 +148,10 @@ class Rows:
                     text = line.removesuffix("\n")
                     if text.endswith("\r"):
                         text, self.has_crlf = text[:-1], True
+                    if trouble := not_lines(self.path, number, text):
+                        self.is_whole = False
+                        self.on_problem(trouble)
+                        return
                     if not text:
                         num_empty += 1
                         continue
@@ -252,28 +232,13 @@ def read_header(path: Path) -> tuple[str, ...]:
     """The cells of a TSV file's first line; empty for an empty file.
 
     Raises:
-        UserError: The file is not UTF-8.
+        UserError: The file is not UTF-8, or no text in lines.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             line = file.readline().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise UserError(str(undecodable(path))) from None
+    if trouble := not_lines(path, 1, line):
+        raise_problem(trouble)
     return tuple(line.split("\t")) if line else ()
-
-
-def undecodable(path: Path) -> Problem:
-    """The first byte of a file that is not UTF-8, with its line."""
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        text = f"not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}"
-        return Problem(path, line, text, "convert the file (iconv -f ISO-8859-1 -t UTF-8) or take the original one")
-    raise AssertionError(f"{path} is UTF-8")
-
-
-def shorten(text: str) -> str:
-    """At most 40 characters of a text, for a message."""
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from glue_eval.rows import Problem, shorten
+from glue_eval.problems import Problem, shorten
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.errors import UserError, nearest
 

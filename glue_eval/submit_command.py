@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from glue_eval.data import read_split
-from glue_eval.rows import Problem, raise_problem
+from glue_eval.problems import Problem, raise_problem
 from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
 from glue_eval.submission import ZIP, write_submission
 from glue_eval.submission_check import LAYOUT, REMEDY, ZipCheck, check_zip

@@ -22,7 +22,8 @@ from typing import NoReturn
 
 import yaml
 
-from glue_eval.rows import JSON_LINES, read_header, shorten
+from glue_eval.problems import shorten
+from glue_eval.rows import JSON_LINES, read_header
 from glue_eval.tasks import TASKS, SplitFile, Task
 from nlp_adan.errors import UserError, nearest
 

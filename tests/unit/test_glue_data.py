@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glue_eval.data import read_split, split_paths
+from glue_eval.rows import read_header
 from glue_eval.tasks import TASKS, TRAINABLE_TASKS, SplitFile
 from nlp_adan.errors import UserError
 
@@ -88,6 +91,26 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, task_name: str, s
     write_file(tmp_path, task_name, "train", [good, second_row, good])
     with pytest.raises(UserError, match=expected):
         read_split(tmp_path, task, "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (gzip.compress, r"dev\.tsv: a gzip file instead of UTF-8 text: unpack it"),
+        (lambda data: data.decode().encode("utf-16"), r"dev\.tsv: UTF-16 instead .*iconv -f UTF-16 -t UTF-8"),
+        (lambda data: data.decode().encode("utf-16-le"), r"dev\.tsv:1: a NUL byte: if the file is UTF-16"),
+        (lambda data: data.replace(b"film", b"fi\0m"), r"dev\.tsv:2: a NUL byte"),
+        (lambda data: data.replace(b"\n", b"\r"), r"dev\.tsv:1: lines end with CR alone.*tr '\\r' '\\n'"),
+    ],
+)
+def test_what_is_no_text_in_lines_is_named(tmp_path: Path, change: Callable[[bytes], bytes], expected: str) -> None:
+    path = write_file(tmp_path, "SST-2", "dev", ["a fine film\t1", "another\t1"])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=expected):
+        read_split(tmp_path, TASKS["SST-2"], "dev")
+    if ":2:" not in expected:
+        with pytest.raises(UserError, match=expected):
+            read_header(path)  # of a task of one's own
 
 
 def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(tmp_path: Path) -> None:

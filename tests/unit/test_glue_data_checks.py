@@ -268,6 +268,15 @@ def test_numbers_in_the_place_of_texts(copy: Path) -> None:
     assert error.startswith("QQP/train.tsv: 1,200 of 1,200 texts of question1 are numbers: the columns were exchanged")
 
 
+def test_texts_that_were_encoded_twice(copy: Path) -> None:
+    path = copy / "SST-2" / "dev.tsv"
+    change(path, lambda number, row: [f"{row[0]} caf\u00e9", row[1]] if number < 9 else row)
+    assert errors_of(copy, "SST-2") == []
+    path.write_bytes(path.read_bytes().decode("utf-8").encode("utf-8").decode("cp1252").encode("utf-8"))
+    (error,) = errors_of(copy, "SST-2")
+    assert error.startswith("SST-2/dev.tsv: encoded twice: 9 of 9 texts with accents look like")
+
+
 def test_a_test_file_in_another_order(copy: Path) -> None:
     """Shuffled, its numbers with it: only told of a whole file, for a part's numbers are the whole one's."""
     path = copy / "RTE" / "test.tsv"
