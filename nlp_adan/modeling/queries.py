@@ -5,7 +5,7 @@ Shape legend: B batch, S sequence, D hidden, H heads, M masked positions of the 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 # Attention whose mask, if there is one, is a tensor with a row for each query: rows can be left out.
 _MASK_IN_ROWS = ("sdpa", "eager")
 
-Chosen = Tensor | Literal["first"]
+Chosen: TypeAlias = Tensor | Literal["first"]
 """Ascending indices into the flattened B x S, (M,) int64, where B * S itself is padding; or each sequence's first."""
 
 

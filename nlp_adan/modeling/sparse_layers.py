@@ -86,7 +86,7 @@ class SparseLayer:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """For pickle, which would look this class up by its name and find transformers'."""
-        _, _, *state = super().__reduce_ex__(protocol)
+        _, _, *state = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
         return (_new_sparse, (_dense(type(self)),), *state)
 
 
