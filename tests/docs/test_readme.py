@@ -143,6 +143,7 @@ def test_the_files_that_it_names_exist() -> None:
         assert (PROJECT / name).exists() or name in (
             "integrations/",
             "corpora/",
+            "modeling/",
             "pretraining/",
             "training/",
             "reporting/",
