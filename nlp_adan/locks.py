@@ -91,7 +91,6 @@ class RankLock:
             raise _refusal(self.folder, self._holder(descriptor))
         if taken is None:
             _note_no_locks(self.folder)
-        os.ftruncate(descriptor, 0)
         self._sign(descriptor, 0)
         if taken:
             fcntl.lockf(descriptor, fcntl.LOCK_UN, 0, 1)  # all behind byte 0
@@ -127,17 +126,26 @@ class RankLock:
             self.release()
             _descriptors[self._path] = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(
-                f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); choose another folder"
-            ) from error
+            raise self._unwritable(error) from error
         return _descriptors[self._path]
 
-    @staticmethod
-    def _sign(descriptor: int, rank: int) -> None:
-        """Write who holds the byte of a rank, for the one that is refused."""
+    def _unwritable(self, error: OSError) -> UserError:
+        told = (
+            f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); make room, or choose another"
+        )
+        return UserError(f"{told} folder")
+
+    def _sign(self, descriptor: int, rank: int) -> None:
+        """Write who holds the byte of a rank, for the one that is refused; rank 0 clears what others wrote before."""
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         text = f"process {os.getpid()} on {socket.gethostname()} (rank {rank}), since {since}"
-        os.pwrite(descriptor, text.encode()[: _RECORD_BYTES - 1].ljust(_RECORD_BYTES - 1) + b"\n", rank * _RECORD_BYTES)
+        record = text.encode()[: _RECORD_BYTES - 1].ljust(_RECORD_BYTES - 1) + b"\n"
+        try:
+            if rank == 0:
+                os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, record, rank * _RECORD_BYTES)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     @staticmethod
     def _holder(descriptor: int) -> str:

@@ -16,6 +16,15 @@ from typing import Any
 CHUNK_BYTES = 1 << 20
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()  # asked once: while it is asked, other threads' files would be open to all
+
+
 def cache_folder() -> Path:
     """`$NLP_ADAN_CACHE`, else `$XDG_CACHE_HOME/nlp_adan`, else `~/.cache/nlp_adan`; not created here."""
     chosen = os.environ.get("NLP_ADAN_CACHE")
@@ -47,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -90,16 +99,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.chmod(temporary, 0o777 & ~UMASK)
         with contextlib.suppress(OSError):
             os.rename(temporary, path)
         if not path.is_dir():
             raise OSError(f"could not create {path}")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

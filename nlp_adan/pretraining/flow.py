@@ -22,7 +22,8 @@ from nlp_adan.pretraining.peak_memory import peak_memory
 from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
-from nlp_adan.training.agreement import wait_for_all_ranks
+from nlp_adan.training.agreement import fail_together, wait_at_most, wait_for_all_ranks
+from nlp_adan.training.checkpoint.composing import is_of_the_disk
 from nlp_adan.training.checkpoint.manifest import checkpoint_step
 from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
@@ -122,6 +123,7 @@ def conduct(family: Pretraining[Data]) -> None:
     if run.finished and (run.settings or {}).get("data") == recorded["data"]:
         _tell_finished(family, run)
         return
+    wait_at_most(engine.ddp_timeout)
     lock_run(run.path, engine.process_index)
     try:
         _train(family, run, recorded)
@@ -147,8 +149,13 @@ def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) 
         check_batches(checkpoint, engine.num_sequences_per_step)
 
     def begin(model: PreTrainedModel) -> None:
-        run.claim(recorded, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
-        write_json(run.path / DATA_RECORD, {"key": data.manifest["key"], "folder": str(data.folder)})
+        try:
+            run.claim(recorded, resumed_step=checkpoint_step(checkpoint) if checkpoint else 0)
+            write_json(run.path / DATA_RECORD, {"key": data.manifest["key"], "folder": str(data.folder)})
+        except OSError as error:
+            raise UserError(
+                f"--output_dir: {error.filename or run.path}: {error.strerror}; make room, or choose another folder"
+            ) from error
         print(family.beginning(model, data), flush=True)
 
     trainer = family.make_trainer(data, run, begin)
@@ -211,9 +218,23 @@ def _stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
     sys.exit(RESUME_EXIT_CODE)
 
 
+def _save_model(trainer: PretrainingEngine, run: RunFolder) -> None:
+    error = None
+    try:
+        trainer.save_model()
+    except Exception as caught:
+        if not is_of_the_disk(caught):
+            raise
+        error = UserError(
+            f"{run.path}: the trained model could not be saved ({caught}); make room, then the same command with "
+            "`--resume auto` goes on from the last checkpoint"
+        )
+    fail_together(error)
+
+
 def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolder, data: Data) -> None:
     """Save the model, evaluate it, mark the run as finished, and write its report and the model's card."""
-    trainer.save_model()
+    _save_model(trainer, run)
     steps = trainer.state.global_step
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
         # The weights are those of that step: so are the figures that follow.

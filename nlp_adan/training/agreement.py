@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nlp_adan.errors import UserError
+
 _timeout = datetime.timedelta(hours=6)
 
 
@@ -57,3 +59,12 @@ def sum_of_floats_over_ranks(*values: float) -> list[float]:
     """The sum of each value over the ranks. Every rank has to call it."""
     sums: list[float] = _reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.SUM).tolist()
     return sums
+
+
+def fail_together(error: UserError | None) -> None:
+    """Raise on every rank where one has an error. Every rank has to call it."""
+    failed = largest_over_ranks(float(error is not None))[0]
+    if error is not None:
+        raise error
+    if failed:
+        raise UserError("another rank has failed; its message says why")

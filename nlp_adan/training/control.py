@@ -136,5 +136,8 @@ class RunControl(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.clock.pause()
+
+    def leave_signals(self) -> None:
+        """Let others answer signals again: when all is saved, for what a signal would cut off is lost."""
         restore_signals(self._previous)
         self._previous = {}

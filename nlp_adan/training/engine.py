@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from nlp_adan.errors import UserError
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.param_groups import decay_parameter_names
+from nlp_adan.storage import UMASK
 from nlp_adan.training.callbacks import Bar
 from nlp_adan.training.deepspeed_checks import zero_stage
 from nlp_adan.training.environment import share_cpu_cores
@@ -170,7 +171,10 @@ class Engine(Trainer):
             tied = getattr(self.model, "all_tied_weights_keys", {})
             state_dict = {name: value for name, value in state_dict.items() if tied.get(name) not in state_dict}
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        for weights in folder.glob("*.safetensors") if self.args.should_save else ():
+            weights.chmod(0o666 & ~UMASK)  # safetensors gives the user alone the right to read
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parameters that weight decay applies to (`nlp_adan.param_groups`)."""

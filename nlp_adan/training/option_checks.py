@@ -55,6 +55,7 @@ REFUSED_IN_PRETRAINING = {
     "remove_unused_columns": "would take from the batches what they are made of; leave it out",
     "restore_callback_states_from_checkpoint": "would not act: `--resume` restores what a run needs; leave it out",
     "resume_from_checkpoint": "would not act; say it with `--resume`",
+    "save_on_each_node": "would have ranks write over each other: all of them share a run's folder; leave it out",
     "save_only_model": "would leave checkpoints that cannot be resumed; `--save_total_limit 1` spares disk",
     "train_sampling_strategy": "would not act: the order of the samples is the run's own; leave it out",
     "use_liger_kernel": "would not act: Liger has no kernels for these models; leave it out",

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from transformers import TrainerControl
 
 from nlp_adan.errors import UserError
-from nlp_adan.training.agreement import wait_at_most
 from nlp_adan.training.budget import UNBOUNDED_STEPS, budget_schedule
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import EngineOptions
@@ -55,7 +54,6 @@ class PretrainingEngine(SavingEngine):
         options: Any = args
         if control.budget_seconds is not None:
             _check_whole_steps(options)
-        wait_at_most(options.ddp_timeout)
         if options.max_steps < 0 and control.budget_seconds is not None:
             options.max_steps = UNBOUNDED_STEPS
         super().__init__(args=args, train_dataset=train_dataset, counter=meter, **kwargs)
@@ -67,6 +65,13 @@ class PretrainingEngine(SavingEngine):
             self.bar.count_seconds(control)
         for callback in (control, meter):
             self.add_callback(callback)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See the Trainer. Signals ask to stop until the last checkpoint is written, too."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.run_control.leave_signals()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not self.control.should_training_stop:  # said when training began: the run was at its end

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nlp_adan.errors import UserError
 from nlp_adan.locks import RankLock
-from nlp_adan.training.agreement import largest_over_ranks
+from nlp_adan.training.agreement import fail_together, largest_over_ranks
 from nlp_adan.training.checkpoint.manifest import Manifest, verify
 from nlp_adan.training.checkpoint.run_checkpoints import clean_partial, newest_good, set_aside
 
@@ -22,7 +22,7 @@ def lock_run(folder: Path, rank: int) -> RankLock:
             lock.take_all()
         except UserError as caught:
             error = caught
-    _fail_together(error)
+    fail_together(error)
     if rank != 0:
         lock.take(rank)
     return lock
@@ -43,23 +43,36 @@ def find_checkpoint(folder: Path, resume: str, rank: int) -> Path | None:
         return None
     if resume != "auto":
         named = Path(resume)
-        _fail_together(_damaged(named) if rank == 0 else None)
+        fail_together(_damaged(named) if rank == 0 else None)
         return named
     step, error = -1, None
     if rank == 0:
         try:
             step = _newest_good(folder)
+        except UserError as caught:
+            error = caught
         except OSError as caught:
             error = UserError(f"--resume: {caught.filename or folder}: {caught.strerror}; see that it can be changed")
-    _fail_together(error)
+    fail_together(error)
     step = int(largest_over_ranks(step)[0])
     return folder / f"checkpoint-{step}" if step >= 0 else None
 
 
 def _newest_good(folder: Path) -> int:
-    """The step of the newest good checkpoint, -1 where there is none; newer ones are moved aside."""
+    """The step of the newest good checkpoint, -1 where the run has none; newer ones are moved aside.
+
+    Raises: UserError where none of a run's checkpoints is good, or the newest is for another version of this package.
+    """
     clean_partial(folder)
     found, damages = newest_good(folder)
+    for path, damage in damages:
+        if damage.is_newer:
+            raise UserError(f"--resume: {path}: {damage}; go on with the version that wrote it")
+    if found is None and damages:
+        raise UserError(
+            f"--resume: {folder} has no checkpoint that is good: {damages[0][0].name}: {damages[0][1]}; bring a good "
+            "one back, or begin anew in another --output_dir"
+        )
     for path in dict.fromkeys(path for path, _ in damages):
         wrong = [damage for each, damage in damages if each == path]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -86,12 +99,3 @@ def _damaged(checkpoint: Path) -> UserError | None:
         f"--resume: {str(checkpoint)!r} is damaged: {damages[0]}{more}; name another one, or "
         "`auto` for the newest good one"
     )
-
-
-def _fail_together(error: UserError | None) -> None:
-    """Raise on every rank where one has an error."""
-    failed = largest_over_ranks(float(error is not None))[0]
-    if error is not None:
-        raise error
-    if failed:
-        raise UserError("another rank cannot start; its message says why")

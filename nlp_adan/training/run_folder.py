@@ -38,6 +38,8 @@ SETTINGS = "resolved.yaml"
 SURROUNDINGS = "environment.json"
 STARTS = "starts.jsonl"
 
+# What tries whether a folder can be written is named so; other ranks may see it.
+PROBE = ".writable-"
 # Read at once from the end of a log, to find the line where a resumed run goes on.
 TAIL_BYTES = 1 << 16
 
@@ -129,7 +131,7 @@ class RunFolder:
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         try:
             if parent.is_dir():
-                tempfile.TemporaryDirectory(dir=parent).cleanup()
+                tempfile.TemporaryDirectory(dir=parent, prefix=PROBE).cleanup()
         except OSError as error:
             raise UserError(
                 f"--output_dir: cannot write into {str(parent)!r} ({error.strerror}); choose another folder"

@@ -6,27 +6,29 @@ goes through `CheckpointWriter` (docs/design/0008-checkpoints.md).
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import shutil
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import TrainerControl, modeling_utils
+from transformers import TrainerControl
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
-from nlp_adan.errors import UserError
 from nlp_adan.integrations.safe_checkpoints import use_safe_checkpoints
 from nlp_adan.training.agreement import group_of_processors, largest_over_ranks, wait_for_all_ranks
+from nlp_adan.training.checkpoint.composing import (
+    deferred_weights,
+    is_of_the_disk,
+    make_folder,
+    reason_of,
+    torch_bytes,
+    whole_parameters,
+)
 from nlp_adan.training.checkpoint.fragments import Layout, fragments_of
-from nlp_adan.training.checkpoint.manifest import Manifest
+from nlp_adan.training.checkpoint.manifest import Manifest, verify
 from nlp_adan.training.checkpoint.optimizer_state import load_optimizer_state, master_weights, optimizer_files
 from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, rotate
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
@@ -52,6 +54,8 @@ class SavingEngine(PositionEngine):
         self._writer: CheckpointWriter | None = None
         self._told: Failure | None = None  # the failure that was last said
         self._told_at = 0.0
+        self._best_before: str | None = None
+        self._new_best = ""  # where a checkpoint that is the best one is, once it is written
 
     # Training
 
@@ -103,10 +107,15 @@ class SavingEngine(PositionEngine):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See the Trainer. A schedule-free optimizer gives the model other weights meanwhile."""
-        if self._writer is not None and callable(getattr(self.optimizer, "eval", None)):
+        if self._writer is not None and self._has_modes:
             self._writer.protect()
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether the optimizer is a schedule-free one, which changes the weights between training and evaluation."""
+        return not self.is_fsdp_enabled and callable(getattr(self.layout.base, "eval", None))
 
     # Saving
 
@@ -117,11 +126,13 @@ class SavingEngine(PositionEngine):
         self.store_flos()
         options: Any = self.args
         step, first = self.state.global_step, options.should_save
+        if self._has_modes:
+            self.layout.base.train()
         partial = partial_folder(Path(options.output_dir), step)
         self._remember_best(step)
-        files, small, error = self.own_files(), dict[str, bytes](), _make_folder(partial, options.process_index)
+        files, small, error = self.own_files(), dict[str, bytes](), make_folder(partial, options.process_index)
         try:
-            with _deferred_weights(partial, files):
+            with deferred_weights(partial, files):
                 self.save_model(str(partial), _internal_call=True)
             if self.is_fsdp_enabled:
                 self._save_optimizer_and_scheduler(str(partial))
@@ -130,17 +141,16 @@ class SavingEngine(PositionEngine):
                 files += parts
                 if first:
                     small["optimizer/optimizer.json"] = json.dumps(description, indent=1).encode()
-                    small[SCHEDULER_NAME] = _torch_bytes(self.lr_scheduler.state_dict())
+                    small[SCHEDULER_NAME] = torch_bytes(self.lr_scheduler.state_dict())
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
             if first:
                 self._save_state(partial)
-        except UserError:
-            raise
-        except Exception as caught:  # torch and tokenizers have errors of their own for a full disk
-            if self.is_fsdp_enabled:  # whose ranks write together, each waiting for the others
+        except Exception as caught:
+            # FSDP's ranks write together, each waiting for the others.
+            if self.is_fsdp_enabled or not is_of_the_disk(caught):
                 raise
-            error = error or _reason(caught, partial)
+            error = error or reason_of(caught, partial)
         self._writer.begin(
             step,
             files,
@@ -173,7 +183,10 @@ class SavingEngine(PositionEngine):
         """In the writing thread, when a checkpoint is published."""
         if self.args.process_index == 0:
             best = self.state.best_model_checkpoint
-            rotate(published.parent, self.args.save_total_limit, {Path(best)} if best else set(), published)
+            try:
+                rotate(published.parent, self.args.save_total_limit, {Path(best)} if best else set(), published)
+            except OSError as error:
+                print(f"WARNING: {error.filename or published.parent} is not removed: {error.strerror}", flush=True)
 
     def own_files(self) -> list[TensorFile]:
         """What a kind of training adds to a checkpoint, on this rank."""
@@ -184,6 +197,8 @@ class SavingEngine(PositionEngine):
         best_step = self.state.best_global_step
         if best_step and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
             best = Path(self.args.output_dir or ".") / f"checkpoint-{best_step}"
+            if best_step == step:
+                self._best_before, self._new_best = self.state.best_model_checkpoint, str(best)
             if best_step == step or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
 
@@ -206,8 +221,11 @@ class SavingEngine(PositionEngine):
             return False
         if self._told is not writer.failed:
             self._told, self._told_at = writer.failed, time.monotonic()
+            if self.state.best_model_checkpoint == self._new_best:
+                self.state.best_model_checkpoint = self._best_before
             if self.args.process_index == 0:
-                print(f"WARNING: {writer.failed}\n{writer.failed.trace}{_TOLD}", flush=True)
+                next_try = "" if self.control.should_training_stop else _TOLD
+                print(f"WARNING: {writer.failed}\n{writer.failed.trace}{next_try}", flush=True)
         return time.monotonic() - self._told_at >= RETRY_SECONDS
 
     def finish_saving(self) -> Failure | None:
@@ -248,72 +266,13 @@ class SavingEngine(PositionEngine):
         """See the Trainer. Under DeepSpeed the weights alone: the training is over."""
         self.finish_saving()
         best = str(self.state.best_model_checkpoint)
-        there = Path(best).is_dir() if self.args.process_index == 0 else False
-        if not largest_over_ranks(float(there))[0]:
-            if self.args.process_index == 0:
-                print(f"{best} could not be written: the model keeps the weights of its last step", flush=True)
+        damages = verify(Path(best)) if self.args.process_index == 0 else []
+        if largest_over_ranks(len(damages))[0]:
+            if damages:
+                print(f"WARNING: {best}: {damages[0]}: the model keeps the weights of its last step", flush=True)
             self.state.best_model_checkpoint = None
         elif not self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            with _whole_parameters(self.model):
+            with whole_parameters(self.model):
                 self._load_from_checkpoint(best, self.model)
-
-
-@contextlib.contextmanager
-def _deferred_weights(folder: Path, files: list[TensorFile]) -> Iterator[None]:
-    """Within it, `save_pretrained` leaves the weights to the writer: `files` gets what it would have written."""
-
-    def defer(tensors: Mapping[str, Tensor], path: str, metadata: Mapping[str, str] | None = None) -> None:
-        files.append(TensorFile(Path(path).relative_to(folder).as_posix(), dict(tensors), dict(metadata or {})))
-
-    # transformers offers no other way to have names and sharding without the file; a test holds that it is there.
-    module: Any = modeling_utils
-    writes = module.safe_save_file
-    module.safe_save_file = defer
-    try:
-        yield
-    finally:
-        module.safe_save_file = writes
-
-
-@contextlib.contextmanager
-def _whole_parameters(model: Any) -> Iterator[None]:
-    """Within it, parameters that ZeRO-3 has divided are whole on every rank; rank 0's are kept."""
-    divided = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not divided:
-        yield
-        return
-    from deepspeed.zero import GatheredParameters
-
-    with GatheredParameters(divided, modifier_rank=0):
-        yield
-
-
-def _reason(error: Exception, partial: Path) -> str:
-    """Why a rank could not write its files."""
-    if isinstance(error, OSError):
-        return f"{error.filename or partial}: {error.strerror}"
-    return f"{partial}: {type(error).__name__}: {error}"
-
-
-def _make_folder(partial: Path, rank: int) -> str | None:
-    """Make the folder of a checkpoint, empty; why this rank cannot write into it. Every rank has to call it."""
-    error = None
-    if rank == 0:
-        try:
-            if partial.exists():
-                shutil.rmtree(partial)
-            partial.mkdir(parents=True)
-        except OSError as caught:
-            error = f"{partial}: {caught.strerror}"
-    failed = largest_over_ranks(float(error is not None))[0]
-    if not failed and not partial.is_dir():
-        return f"{partial} is not there for rank {rank}: all ranks have to share the file system of --output_dir"
-    return error
-
-
-def _torch_bytes(state: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(state, file)
-    return file.getvalue()

@@ -8,6 +8,7 @@ import json
 import os
 import pydoc_data.topics
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.training import saving
 from nlp_adan.training.checkpoint.manifest import Manifest, verify
 from nlp_adan.training.checkpoint.writer import CheckpointWriter
+from nlp_adan.training.signals import RESUME_EXIT_CODE, exits_to_be_resumed
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +136,29 @@ def test_a_run_that_is_stopped_and_cannot_save_says_so(
     told = r"stopped by SIGTERM after step 1, but the checkpoint .*Permission denied.*`--resume auto`"
     with pytest.raises(UserError, match=told):
         train("denied", "--save_strategy", "no")
+
+
+def test_a_second_signal_does_not_cut_the_last_checkpoint_off(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher and a scheduler may both ask; the checkpoint takes longer than the time between the two."""
+
+    def slow(descriptor: int, data: memoryview) -> int:
+        time.sleep(0.15)
+        return os.write(descriptor, data)
+
+    def ask_to_stop(*args: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    writing_with(monkeypatch, slow)
+    monkeypatch.setattr(pretrain.RunLog, "on_step_end", ask_to_stop, raising=False)
+    with pytest.raises(SystemExit) as left, exits_to_be_resumed("the same command"):
+        train("asked", "--save_strategy", "no")
+    assert left.value.code == RESUME_EXIT_CODE
+    time.sleep(0.5)
+    assert [path.name for path in (tmp_path / "asked").glob("*checkpoint-*")] == ["checkpoint-1"]
+    assert not verify(tmp_path / "asked" / "checkpoint-1")
 
 
 def test_its_state_says_how_far_it_is(train: Callable[..., Path]) -> None:

@@ -30,6 +30,25 @@ def test_the_newest_good_one_and_why_not_a_newer(tmp_path: Path, capsys: pytest.
     ]  # fmt: skip
 
 
+def test_where_none_is_good_nothing_begins_anew(tmp_path: Path) -> None:
+    """The logs and the position of a run are not thrown away because a file cannot be read."""
+    paths = [make_checkpoint(tmp_path, step) for step in (5, 10)]
+    for path in paths:
+        (path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint that is good: checkpoint-10: model.safetensors"):
+        find_checkpoint(tmp_path, "auto", 0)
+    assert all(path.is_dir() for path in paths)
+
+
+def test_a_later_version_is_not_damage(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 5)
+    newest = make_checkpoint(tmp_path, 10) / "manifest.json"
+    newest.write_text(newest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match=r"checkpoint-10: manifest.json is of format 2.*the version that wrote it"):
+        find_checkpoint(tmp_path, "auto", 0)
+    assert newest.is_file()
+
+
 def test_a_named_one_is_good_or_refused(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, 5)
     assert find_checkpoint(tmp_path / "elsewhere", str(path), 0) == path

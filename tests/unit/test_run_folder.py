@@ -34,6 +34,15 @@ def test_an_empty_or_missing_folder_is_free(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_what_other_ranks_try_the_folder_with_is_nothing(tmp_path: Path) -> None:
+    for name in (".lock", f"{run_folder.PROBE}x1"):
+        (tmp_path / name).mkdir()
+    RunFolder(tmp_path).check(OPTIONS, "no")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        RunFolder(tmp_path).check(OPTIONS, "no")
+
+
 def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
     with pytest.raises(UserError, match=r"unfinished run with the same settings; add `--resume auto`"):

@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 OPTIMIZER_FOLDER = "optimizer"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 _OWN_HASH = "manifest_sha256"
+_NEWER = "is of format"
 _MAX_THREADS = 8
 _CHUNK_BYTES = 4 << 20
 # What transformers, torch, DeepSpeed or this package would load, had somebody put it there.
@@ -53,6 +54,11 @@ class Damage:
 
     def __str__(self) -> str:
         return f"{self.file} {self.reason}"
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether another version of this package can read the checkpoint."""
+        return self.file == MANIFEST and self.reason.startswith(_NEWER)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Manifest:
         try:
             content: dict[str, Any] = json.loads(text)
             if isinstance(content["format"], int) and content["format"] > FORMAT:
-                raise _Unreadable(f"is of format {content['format']}; this version of the package reads {FORMAT}")
+                raise _Unreadable(f"{_NEWER} {content['format']}; this version of the package reads {FORMAT}")
             found = cls(
                 step=int(content["step"]),
                 world_size=int(content["world_size"]),
