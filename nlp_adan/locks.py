@@ -130,22 +130,9 @@ class RankLock:
         return _descriptors[self._path]
 
     def _unwritable(self, error: OSError) -> UserError:
-        told = (
-            f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); make room, or choose another"
+        return UserError(
+            f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); choose another folder"
         )
-        return UserError(f"{told} folder")
-
-    def _sign(self, descriptor: int, rank: int) -> None:
-        """Write who holds the byte of a rank, for the one that is refused; rank 0 clears what others wrote before."""
-        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        text = f"process {os.getpid()} on {socket.gethostname()} (rank {rank}), since {since}"
-        record = text.encode()[: _RECORD_BYTES - 1].ljust(_RECORD_BYTES - 1) + b"\n"
-        try:
-            if rank == 0:
-                os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, record, rank * _RECORD_BYTES)
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     @staticmethod
     def _holder(descriptor: int) -> str:

@@ -113,7 +113,9 @@ class RunFolder:
             )
 
     def _is_free(self) -> bool:
-        return not self.path.exists() or (self.path.is_dir() and all(path.name == LOCK for path in self.path.iterdir()))
+        return not self.path.exists() or (
+            self.path.is_dir() and all(path.name == LOCK or path.name.startswith(PROBE) for path in self.path.iterdir())
+        )
 
     def _difference(self, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> Difference | None:
         """What makes another run of the one that the folder holds."""

@@ -109,6 +109,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
     assert first.progress == 0.5 and not flow.should_training_stop
     kept = first.state()
     first.on_train_end(args, state, flow)
+    first.leave_signals()
 
     time.now += 10**6  # a night without a machine
     second = RunControl(RunClock(time), max_hours=1.0)
@@ -122,6 +123,7 @@ def test_the_budget_ends_the_run_and_outlives_a_restart(tmp_path: Path) -> None:
     second.on_step_end(args, state, flow)
     assert flow.should_training_stop and flow.should_save and second.stopped_by is None
     second.on_train_end(args, state, flow)
+    second.leave_signals()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -139,6 +141,8 @@ def test_a_signal_ends_the_run_at_the_end_of_its_step(tmp_path: Path, number: si
         assert flow.should_training_stop and flow.should_save and control.stopped_by == number.name
     finally:
         control.on_train_end(args, state, flow)
+        assert signal.getsignal(number) != before  # the last checkpoint may still be written
+        control.leave_signals()
     assert signal.getsignal(number) == before
 
 
@@ -160,6 +164,7 @@ def test_a_signal_that_comes_again_later_is_impatience(
             signal.raise_signal(signal.SIGINT)
     finally:
         control.on_train_end(args, state, flow)
+        control.leave_signals()
         signal.signal(signal.SIGINT, before)
 
 
@@ -179,6 +184,7 @@ def test_a_run_at_its_end_does_not_train_on(tmp_path: Path, step: int, hours: fl
     control = RunControl(RunClock(), hours)
     control.on_train_begin(arguments(tmp_path), state, flow)
     control.on_train_end(arguments(tmp_path), state, flow)
+    control.leave_signals()
     assert flow.should_training_stop == stops
 
 
@@ -195,7 +201,9 @@ def test_a_file_ends_the_run_and_is_gone_at_the_next_start(tmp_path: Path, monke
         assert flow.should_training_stop and control.stopped_by == f"the file {tmp_path / 'stop'}"
     finally:
         control.on_train_end(args, state, flow)
+        control.leave_signals()
     again = RunControl(RunClock(), None, folder=tmp_path)
     again.on_train_begin(args, state, TrainerControl())
     again.on_train_end(args, state, flow)
+    again.leave_signals()
     assert not (tmp_path / "stop").exists()
