@@ -134,6 +134,18 @@ class RankLock:
             f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); choose another folder"
         )
 
+    def _sign(self, descriptor: int, rank: int) -> None:
+        """Write who holds the byte of a rank, for the one that is refused; rank 0 clears what others wrote before."""
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        text = f"process {os.getpid()} on {socket.gethostname()} (rank {rank}), since {since}"
+        record = text.encode()[: _RECORD_BYTES - 1].ljust(_RECORD_BYTES - 1) + b"\n"
+        try:
+            if rank == 0:
+                os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, record, rank * _RECORD_BYTES)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     @staticmethod
     def _holder(descriptor: int) -> str:
         """What the file says of the lowest rank whose byte another process holds."""
