@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pydoc_data.topics
 import shutil
 from pathlib import Path
@@ -50,11 +51,31 @@ def difference(one: Path, other: Path) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
+def write_text(folder: Path) -> None:
+    topics = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)[:12]]
+    (folder / "text.txt").write_text("\n\n".join(topics))
+
+
+def test_the_best_checkpoints_weights_are_the_models_under_zero_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLP_ADAN_CACHE", str(tmp_path / "cache"))
+    write_text(tmp_path)
+    rising = ["--learning_rate", "2", "--warmup_steps", "6", "--max_steps", "6"]  # until the loss does
+    best = ["--load_best_model_at_end", "True", "--metric_for_best_model", "eval_mlm_loss", "--eval_strategy", "steps"]
+    each = ["--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "1", "--deepspeed", "ds_configs/zero3.json"]
+    ended = launching.deepspeed("run_pretrain.py", "bert", *words(tmp_path, "run"), *rising, *best, *each)
+    assert ended.returncode == 0, ended.stderr
+    step = json.loads((tmp_path / "run" / "metrics.json").read_text())["step"]
+    assert step < 6
+    kept = load_file(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors")
+    found = load_file(tmp_path / "run" / "model.safetensors")
+    assert kept.keys() == found.keys() and all((found[name] == kept[name]).all() for name in kept)
+
+
 def test_two_ranks_then_one_then_two_at_another_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLP_ADAN_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text.txt").write_text(
-        "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)[:12])
-    )
+    write_text(tmp_path)
     on_two_ranks(tmp_path, "undisturbed", "zero2")
     moved(tmp_path, "undisturbed", FIRST, "alone")
     pretrain.main(words(tmp_path, "alone"))  # without DeepSpeed
