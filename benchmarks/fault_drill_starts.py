@@ -40,6 +40,12 @@ ON_CPU = {
     "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "true", "PYTHONPATH": str(PROJECT),
 }  # fmt: skip
+# What a rank imports, and what takes seconds when it is first used: torch's compiler (by way of DeepSpeed's Muon) and
+# the plots of a report.
+IMPORTED = (
+    "fault_drill_rank", "run_pretrain", "bert.pretrain", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer",
+    "matplotlib.figure", "matplotlib.backends.backend_svg",
+)  # fmt: skip
 POLL_SECONDS = 0.002
 # No start takes as long, also on a machine that is busy: what is not there by then hangs.
 LIMIT_SECONDS = 600.0
@@ -267,7 +273,7 @@ def _warm_context(environment: dict[str, str]) -> Any:
     # Of processes that were killed, semaphores are left; it is no news.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fault_drill_rank", "run_pretrain", "bert.pretrain", "deepspeed"])
+    context.set_forkserver_preload(list(IMPORTED))
     return context
 
 
