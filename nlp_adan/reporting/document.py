@@ -14,6 +14,9 @@ from nlp_adan.storage import finite, write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILE_STEM = "report"
+# As the page's style breaks lines: shorter heads and cells stay on one, of longer ones so much does.
+HEAD_CHARACTERS, CELL_CHARACTERS, LONG_CHARACTERS, NAME_CHARACTERS = 12, 25, 60, 18
+PHONE_CHARACTERS = 46  # in a line of 400 pixels
 # On the HTML page a plot takes the page's text colour; a file that Markdown shows has to choose by itself.
 STANDALONE_STYLE = (
     "<style>svg { color: #1c2128 } @media (prefers-color-scheme: dark) { svg { color: #e3e8ee } }</style>"
@@ -57,6 +60,14 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"a row of {len(row)} cells in a table of {len(self.columns)} columns: {row}")
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a phone is too narrow for it: there each row becomes a block that names its columns."""
+        widths = [_unbroken(column.name, HEAD_CHARACTERS) for column in self.columns]
+        for row in self.rows:
+            widths = [max(width, _unbroken(cell, CELL_CHARACTERS)) for width, cell in zip(widths, row, strict=True)]
+        return sum(widths) + 2 * len(widths) > PHONE_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,13 @@ def write_report(folder: Path, document: Document, data: dict[str, Any]) -> None
     write_text(folder / f"{FILE_STEM}.md", document.to_markdown())
     write_text(folder / f"{FILE_STEM}.html", document.to_html())
     write_json(folder / f"{FILE_STEM}.json", finite({"title": document.title, "summary": document.summary, **data}))
+
+
+def _unbroken(text: str, limit: int) -> int:
+    """Characters of a cell that stay on one line."""
+    if len(text) < limit:
+        return len(text)
+    return limit if len(text) > LONG_CHARACTERS else max(NAME_CHARACTERS, *map(len, text.split()))
 
 
 def _markdown_block(block: Block) -> str:

@@ -125,7 +125,7 @@ def dot_plot(
             axes.plot(
                 *zip(*marked, strict=True), "|", color=COLOURS[1], markersize=13, markeredgewidth=2, label=mark_name
             )
-            axes.legend(frameon=False, labelcolor=INK, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+            figure.legend(frameon=False, labelcolor=INK, fontsize=10, loc="outside lower center")
         _name_rows(axes, names[::-1])
         _label(axes, x_label, "", "")
         _head(figure, title)

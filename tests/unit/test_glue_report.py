@@ -205,7 +205,7 @@ def test_samples_are_named_so_wherever_scores_show(tmp_path: Path, capsys: pytes
     html = (tmp_path / "report.html").read_text()
     assert SAMPLE_NOTICE in markdown.splitlines()[0]
     assert markdown.index(f"scores are on {SAMPLE_NOTICE}") < markdown.index("| CoLA")
-    assert html.index(f"scores are on {SAMPLE_NOTICE}") < html.index("<table>")
+    assert html.index(f"scores are on {SAMPLE_NOTICE}") < html.index("<table ")
     assert SAMPLE_NOTICE in (tmp_path / "scores.svg").read_text()
     assert SAMPLE_NOTICE in (tmp_path / "table.tex").read_text()
     assert (values["is_sample"], values["data_kind"]) == (True, SAMPLE_NOTICE)

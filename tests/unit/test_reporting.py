@@ -92,6 +92,15 @@ def test_a_table_with_a_missing_cell_is_refused() -> None:
         Table((Column("a"), Column("b")), (("1",),))
 
 
+def test_a_wide_table_names_its_columns_in_every_row_on_a_phone() -> None:
+    names = ("Task", "Metric", "Median", "Mean ± SD", "Best", "n", "Majority", "Remark")
+    scores = Table(tuple(map(Column, names)), (("RTE", "accuracy", "61.2", "61.0 ± 0.8", "62", "3", "52.7", ""),))
+    facts = Table((Column("What"), Column("Value")), (("Checkpoint", "the last step's; none is chosen " * 3),))
+    assert (scores.is_wide, facts.is_wide) == (True, False)
+    page = Document("t", "s", (Section("s", (scores, facts)),)).to_html()
+    assert page.count('class="wide"') == 1 and '<td role="cell" data-head="Mean ± SD" ' in page
+
+
 def test_code_stays_as_it_is() -> None:
     text = "run --a '*x*' && echo ```\n<b>"
     document = Document("Title", "Verdict.", (Section("How", (Code(text, "bash"),)),))
