@@ -79,7 +79,8 @@ def disturb(number: int, drawn: Sequence[Plan], trainings: Trainings, run: Run) 
         except Missed:
             shutil.rmtree(run.folder)
     plan = drawn[0]
-    return Outcome(number, plan.fault, plan.stage, wrong=f"its fault came {ATTEMPTS} times when the run was finished")
+    late = f"its fault came {len(drawn)} times when the run was finished"
+    return Outcome(number, plan.fault, plan.stage, what=f"planned: {plan}", wrong=late)
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> str:
         if not (each["survived"] and each["bit_equal"]):
             ending = "" if each["bit_equal"] else "; its weights differ, or there are none"
             lines.append(
-                f"\nround {each['number']}, {each['fault']}, ZeRO-{each['stage']} ({each['what'] or 'not injected'}) "
+                f"\nround {each['number']}, {each['fault']}, ZeRO-{each['stage']} ({each['what']}) "
                 f"{each['wrong'] or 'survived'}{ending}"
             )
     return "\n".join(lines)

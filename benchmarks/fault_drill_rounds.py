@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import safetensors
 import safetensors.torch
 import torch
 from fault_drill_rank import RANKS
@@ -86,8 +87,7 @@ def draw(fault: str, stage: int, steps: int, in_save: bool, chance: random.Rando
 
     in_save: whether a kill is aimed at a save.
     """
-    # Damage needs a checkpoint, a full disk a save after it; the end of a run is a moment too, but for processes that
-    # a fault has to find.
+    # Damage needs a checkpoint; a signal and an orphan need a process. A kill may come when the last step is done.
     first, last = {"flip": (2 * SAVE_STEPS, steps - 2), "truncate": (2 * SAVE_STEPS, steps - 2),
                    "stale_lock": (1, steps - 2), "term": (1, steps - 2)}.get(fault, (0, steps))  # fmt: skip
     saves = chance.randint(1, MOST_FULL_SAVES)
@@ -113,7 +113,8 @@ def run_round(number: int, plan: Plan, trainings: Trainings, run: Run) -> Outcom
 
     Raises: Missed where it was finished before the fault came.
     """
-    outcome, undisturbed = Outcome(number, plan.fault, plan.stage), trainings.undisturbed[plan.stage]
+    undisturbed = trainings.undisturbed[plan.stage]
+    outcome = Outcome(number, plan.fault, plan.stage, what=f"planned: {plan}")
     began = time.monotonic()
     try:
         injected = FAULTS[plan.fault](plan, trainings, run)
@@ -163,8 +164,11 @@ def _check_end(run: Run, trainings: Trainings, undisturbed: Run) -> None:
 
 
 def is_equal(one: Path, other: Path) -> bool:
-    """Whether two files of tensors hold the same names, types, shapes and bits."""
-    first, second = safetensors.torch.load_file(one), safetensors.torch.load_file(other)
+    """Whether two files hold tensors of the same names, types, shapes and bits. One that cannot be read does not."""
+    try:
+        first, second = safetensors.torch.load_file(one), safetensors.torch.load_file(other)
+    except (OSError, safetensors.SafetensorError):
+        return False
     return first.keys() == second.keys() and all(
         tensor.dtype == second[name].dtype
         and tensor.shape == second[name].shape

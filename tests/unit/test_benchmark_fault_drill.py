@@ -223,6 +223,9 @@ def test_equal_is_to_the_bit(rounds: ModuleType, tmp_path: Path) -> None:
     for other in ({"a": [-0.0, float("nan")], "b": 1}, {"a": [0.0, float("nan")]}, {"a": [[0.0, float("nan")]], "b": 1},
                   {"a": [0.0, float("nan")], "b": 1.0}):  # fmt: skip
         assert not rounds.is_equal(one, file("other", **other))
+    cut = tmp_path / "cut"
+    cut.write_bytes(one.read_bytes()[:-1])
+    assert not rounds.is_equal(one, cut) and not rounds.is_equal(one, tmp_path / "nowhere")
 
 
 def outcomes(rounds: ModuleType) -> list[Any]:
