@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glue_eval.metrics import score
 from glue_eval.predictions import read_predictions
 from glue_eval.recorded import read_result
 from glue_eval.results import PREDICTIONS, RunResult
-from glue_eval.tasks import Task
+from glue_eval.tasks import SplitFile, Task
 from nlp_adan.errors import UserError
 from nlp_adan.runs.run import RESULT
+
+SCORE_TOLERANCE = 1e-4  # scores of regression tasks were computed in float32
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,27 @@ def read_development(task: Task, split: str, folders: Sequence[Path]) -> Develop
     numbers = np.float64 if task.is_regression else np.int64
     predictions = np.array([run for _, _, run in found], dtype=numbers)
     return Development(tuple(ids), np.array(labels, dtype=numbers), predictions)
+
+
+def check_scores(
+    task: Task, split: SplitFile, runs: Sequence[RunResult], folders: Sequence[Path], kept: Development
+) -> None:
+    """See that the scores of results are those of the predictions beside them.
+
+    runs, folders: in the order of the rows of `kept.predictions`.
+
+    Raises:
+        UserError: One is not: an interval would not belong to the score that it stands beside.
+    """
+    for run, folder, predictions in zip(runs, folders, kept.predictions, strict=True):
+        for metric, found in score(task, predictions, kept.labels).values.items():
+            name = task.score_name(split, metric)
+            recorded = run.scores.get(name, found)
+            if abs(found - (recorded if math.isfinite(recorded) else 0.0)) > SCORE_TOLERANCE:
+                raise UserError(
+                    f"{folder / RESULT}: {name} {recorded:.4f}, but {PREDICTIONS}/{split.name}.jsonl scores "
+                    f"{found:.4f}: one of the files was changed; remove the run's folder and repeat it"
+                )
 
 
 def _columns(task: Task, path: Path) -> tuple[list[str], list[float], list[float]]:

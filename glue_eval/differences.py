@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glue_eval.averages import AverageRule
-from glue_eval.development import Development, find_run_folder, read_development
+from glue_eval.development import Development, check_scores, find_run_folder, read_development
 from glue_eval.protocol import Protocol
 from glue_eval.recorded import Recorded
-from glue_eval.report_sections import protocol_facts
+from glue_eval.report_sections import protocol_facts, settings_in_words
 from glue_eval.statistics import Interval, interval, resampled_scores
 from glue_eval.summary import ScoreSummary, TaskSummary, common_rules, summarize
 from glue_eval.tasks import SplitFile, Task
@@ -139,7 +139,7 @@ def _paired(
     """The predictions of all runs of both for the same examples, those of `first` first; or why there are none."""
     if _facts(pair[0].task) != _facts(pair[1].task):
         return None, "the tasks are defined differently"
-    kept = []
+    kept, places = [], []
     for side, summary in zip((first, other), pair, strict=True):
         folders = [find_run_folder(side.recorded.folder, run) for run in summary.runs]
         there = [folder for folder in folders if folder is not None]
@@ -147,7 +147,11 @@ def _paired(
         if found is None:
             return None, f"{side.label} left no predictions"
         kept.append(found)
-    return joined(*kept)
+        places += there
+    both, reason = joined(*kept)
+    if both is not None:
+        check_scores(pair[0].task, split, [*pair[0].runs, *pair[1].runs], places, both)
+    return both, reason
 
 
 def joined(first: Development, other: Development) -> tuple[Development | None, str]:
@@ -230,11 +234,11 @@ def _run_facts(summary: TaskSummary) -> dict[str, str]:
         "optimizer": run.optimizer,
         "learning rate": f"{run.learning_rate:g}",
         "batch": str(run.batch_size),
-        "epochs": "-" if run.epochs is None else f"{run.epochs:g}",
+        "epochs": "-" if run.epochs is None else f"{run.epochs:.3g}",
         "steps": str(run.steps),
         "tokens at most": str(run.max_length),
         "training examples": f"{run.num_train:,}",
         "runs": str(len(summary.runs)),
         "start": run.start,
     }
-    return {**facts, **{name: str(value) for name, value in run.settings.items()}}
+    return {**facts, **settings_in_words(run.settings)}

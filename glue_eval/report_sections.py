@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from glue_eval.protocol import Failure, Protocol
 from glue_eval.results import RunResult
@@ -17,6 +18,7 @@ from nlp_adan.reporting.facts import facts_table
 from nlp_adan.reporting.plots import interval_plot
 
 BYTES_PER_MIB = 1 << 20
+NO_SETTING = "none"
 
 
 def troubles_section(summaries: Sequence[TaskSummary], failures: Sequence[Failure]) -> list[Section]:
@@ -125,8 +127,8 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
     ]
     by_settings: dict[str, list[str]] = {}
     for summary in summaries:
-        if settings := summary.usual.settings:
-            text = ", ".join(f"{key} {value}" for key, value in settings.items())
+        if settings := settings_in_words(summary.usual.settings):
+            text = ", ".join(f"{name} {value}" for name, value in settings.items() if value != NO_SETTING)
             by_settings.setdefault(text, []).append(summary.task.name)
     further = [
         (text, "all" if len(tasks) == len(summaries) else ", ".join(tasks)) for text, tasks in by_settings.items()
@@ -137,6 +139,21 @@ def protocol_section(summaries: Sequence[TaskSummary], protocol: Protocol) -> Se
     if partial:
         blocks.append(facts_table(partial, ("Partial data", "What is there")))
     return Section("Protocol", tuple(blocks))
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a run by the names of their options, with values as one says them."""
+    found = {}
+    for name, value in settings.items():
+        if name == "warmup_steps" and isinstance(value, (int, float)):
+            found[name] = f"{100 * value:g} % of the steps" if value < 1 else f"{value:,.0f}"
+        elif isinstance(value, bool):
+            found[name] = "yes" if value else "no"
+        elif value is None:
+            found[name] = "the model's" if name == "dropout" else NO_SETTING
+        else:
+            found[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return found
 
 
 def protocol_facts(protocol: Protocol) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glue_eval.averages import OFFICIAL, RULES, AverageRule, mean_over_tasks
-from glue_eval.development import find_run_folder, read_development
+from glue_eval.development import check_scores, find_run_folder, read_development
 from glue_eval.metrics import main_score
 from glue_eval.partial import partial_data
 from glue_eval.protocol import Failure, Protocol
@@ -180,14 +180,16 @@ def median_resamples(task: Task, runs: Sequence[RunResult], folder: Path | None)
 
     Without the scores whose predictions are not there.
     """
-    folders = [None if folder is None else find_run_folder(folder, run) for run in runs]
-    if not all(folders):
+    places = [None if folder is None else find_run_folder(folder, run) for run in runs]
+    folders = [place for place in places if place is not None]
+    if len(folders) < len(places):
         return {}
     found = {}
     for split in task.dev_splits:
-        kept = read_development(task, split.name, [path for path in folders if path is not None])
+        kept = read_development(task, split.name, folders)
         if kept is None:
             continue
+        check_scores(task, split, runs, folders, kept)
         for metric in task.metrics:
             values = resampled_scores(task, metric, split.name, kept.predictions, kept.labels)
             found[task.score_name(split, metric)] = (np.median(values, axis=1), len(kept.labels))

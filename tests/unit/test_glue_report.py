@@ -199,6 +199,20 @@ def test_tasks_with_the_same_further_settings_share_a_row(tmp_path: Path) -> Non
     assert "| weight_decay 0.1 | CoLA |" in text_of(tmp_path / "report.md")
 
 
+def test_settings_are_told_in_words(tmp_path: Path) -> None:
+    settings = {"optim_args": None, "warmup_steps": 0.1, "dropout": None, "max_train_examples": None,
+                "max_grad_norm": 1.0, "group_by_length": False, "checkpoint": "last"}  # fmt: skip
+    runs = [
+        run_of("RTE", 1, 0.6, settings=settings),
+        run_of("CoLA", 1, 0.5, settings={**settings, "warmup_steps": 1500.0}),
+    ]
+    write(tmp_path, runs)
+    text = text_of(tmp_path / "report.md")
+    others = "dropout the model's, max_grad_norm 1, group_by_length no, checkpoint last"
+    assert f"| warmup_steps 10 % of the steps, {others} | RTE |" in text
+    assert f"| warmup_steps 1,500, {others} | CoLA |" in text
+
+
 def test_samples_are_named_so_wherever_scores_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = write(tmp_path, all_runs(), is_sample=True)
     markdown = (tmp_path / "report.md").read_text()

@@ -144,6 +144,19 @@ def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     assert f"{paths[1]}:1: " in complaint()
 
 
+def test_a_score_that_is_not_that_of_the_predictions_is_told(tmp_path: Path) -> None:
+    protocol = protocol_of([TASKS["STS-B"], TASKS["MNLI"]], seeds=(1, 2))
+    results = write_sweep(tmp_path, protocol, num_dev=60)
+    summarize(results, protocol, folder=tmp_path)
+    for place, name in ((1, "spearman"), (3, "accuracy_mismatched")):
+        scores = {**results[place].scores, name: 0.99}
+        doctored = [*results[:place], dataclasses.replace(results[place], scores=scores), *results[place + 1 :]]
+        with pytest.raises(
+            UserError, match=rf"seed-2-.*result\.json: {name} 0\.9900, but predictions/dev.* scores 0\."
+        ):
+            summarize(doctored, protocol, folder=tmp_path)
+
+
 def test_a_protocol_survives_json() -> None:
     protocol = protocol_of([TASKS["MNLI"], OWN], config="mine.yaml", mnli_model="runs/mnli", dropout=0.1, max_length=64,
                            checkpoint="best", group_by_length=True)  # fmt: skip
