@@ -262,7 +262,7 @@ def our_trainer(model: nn.Module, data: Data, shape: Shape, options: dict[str, A
             seed=options["seed"],
         ),
         meter=Meter(shape.tokens, flops_per_step=None, peak_flops=None),
-        control=RunControl(RunClock(), None, shape.batch),
+        control=RunControl(RunClock(), None),
     )
 
 
