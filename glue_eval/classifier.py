@@ -61,12 +61,48 @@ def check_model(folder: str, option: str = "--model") -> None:
         raise UserError(f"{option}: {folder!r} holds no tokenizer (tokenizer_config.json); save the model's beside it")
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, option: str = "--model") -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or of a hub model."""
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model: no tokenizer in {name_or_path!r} ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a damaged file makes of the libraries
+        there = Path(name_or_path)
+        missing = there.is_dir() and not (there / "tokenizer.json").is_file()
+        why = (
+            "there is no tokenizer.json" if missing else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        )
+        raise UserError(
+            f"{option}: no usable tokenizer in {name_or_path!r} ({why}); save the model's tokenizer into it"
+        ) from error
+
+
+def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """Raise a UserError where a tokenizer has tokens that the model has no embedding for."""
+    size = getattr(config, "vocab_size", None)
+    if isinstance(size, int) and len(tokenizer) > size:
+        raise UserError(
+            f"--model: {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model {size:,} (vocab_size in "
+            "config.json); save the tokenizer that it was pretrained with into it"
+        )
+
+
+def check_mnli_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The folder of a model fine-tuned on MNLI, looked at.
+
+    tokenizer: the pretrained model's, whose vocabulary it has to have.
+
+    Raises:
+        UserError: it is no folder with a finished model, or has another vocabulary.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"--mnli_model: {folder!r} is no folder; name the `model` folder of a run on MNLI")
+    check_model(folder, "--mnli_model")
+    if load_tokenizer(folder, "--mnli_model").get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"--mnli_model: {folder!r} has another vocabulary than the pretrained model; name one that was fine-tuned "
+            "from it"
+        )
+    return Path(folder)
 
 
 def load_config(name_or_path: str, option: str = "--model") -> Any:
@@ -127,7 +163,23 @@ def _load(name_or_path: str, config: Any, option: str = "--model") -> PreTrained
                 name_or_path, config=config, dtype=torch.float32, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise UserError(
+                f"{option}: {name_or_path!r}: its weights have other sizes than its config.json says"
+                f"{_mismatch(name_or_path, config)}; take both from one model"
+            ) from error
         raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
+def _mismatch(name_or_path: str, config: Any) -> str:
+    """` (NAME: 25 x 16 instead of 99 x 16)`, the first tensor of another size."""
+    with only_weights(name_or_path, "--model"):
+        _, told = AutoModelForSequenceClassification.from_pretrained(
+            name_or_path, config=config, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    for name, found, expected in sorted(told.get("mismatched_keys") or ()):
+        return f" ({name}: {' x '.join(map(str, found))} instead of {' x '.join(map(str, expected))})"
+    return ""
 
 
 def _check_pretrained(name_or_path: str, config: Any) -> None:

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from glue_eval.check_command import data_folder
-from glue_eval.classifier import MNLI_STARTED, WEIGHT_FILES, check_model, load_classifier, load_config, load_tokenizer
+from glue_eval.classifier import (
+    MNLI_STARTED,
+    WEIGHT_FILES,
+    check_mnli_model,
+    check_model,
+    check_vocabulary,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+)
 from glue_eval.data import read_split, task_folder
 from glue_eval.data_checks import FileCheck, check_files
 from glue_eval.diagnostics import labelled_file, read_diagnostics
@@ -113,8 +122,9 @@ def make_plan(
     data = data_folder(glue.data, tasks).absolute()
     checks = check_files_read(data, settings)
     tokenizer, config = load_tokenizer(str(model)), load_config(str(model))
+    check_vocabulary(glue.model or "", tokenizer, config)
     weights, tokenizers = weights_sha256(model), tokenizer_sha256(model, tokenizer)
-    mnli_weights = None if mnli_model is None else weights_sha256(_checked(mnli_model))
+    mnli_weights = None if mnli_model is None else weights_sha256(check_mnli_model(mnli_model, tokenizer))
     specs, workloads, keys = [], [], []
     for each in settings:
         specs.append(_spec(each, model, data))
@@ -220,13 +230,6 @@ def check_loads(plan: Plan) -> None:
         if kind not in seen:
             seen.add(kind)
             load_classifier(spec.model, settings.task, spec.dropout, start)
-
-
-def _checked(folder: str) -> Path:
-    if not Path(folder).is_dir():
-        raise UserError(f"--mnli_model: {folder!r} is no folder; name the `model` folder of a run on MNLI")
-    check_model(folder, "--mnli_model")
-    return Path(folder)
 
 
 def _spec(settings: TaskSettings, model: Path, data: Path) -> FinetuneSpec:

@@ -21,7 +21,7 @@ from glue_eval.results import RunResult
 from glue_eval.tasks import parse_task_names
 from nlp_adan.errors import UserError
 from nlp_adan.runs import Advance, Outcome, Run
-from tests.tiny_glue import tiny_bert, write_diagnostics, write_glue
+from tests.tiny_glue import tiny_bert, tiny_tokenizer, write_diagnostics, write_glue
 
 
 @pytest.fixture
@@ -160,11 +160,16 @@ def test_an_mnli_model_is_for_three_tasks(model: Path, data: Path, tmp_path: Pat
 
     started = tmp_path / "mnli"
     load_classifier(str(model), TASKS["MNLI"]).save_pretrained(started)
-    shutil.copy(model / "tokenizer_config.json", started)
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        shutil.copy(model / name, started)
     without, having = plan_of(model, data), plan_of(model, data, "--mnli_model", str(started))
     assert [old == new for old, new in zip(without.keys, having.keys, strict=True)] == [True, False]
     assert [spec.mnli_model for spec in having.specs] == [str(started)] * 2
     check_loads(having)
+    tiny_tokenizer([f"v{number}" for number in range(20)]).save_pretrained(started)
+    with pytest.raises(UserError, match=r"--mnli_model: .* has another vocabulary than the pretrained model"):
+        plan_of(model, data, "--mnli_model", str(started))
+    tiny_tokenizer().save_pretrained(started)
     (started / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"--mnli_model: .* cannot be loaded"):
         check_loads(plan_of(model, data, "--mnli_model", str(started)))
@@ -332,6 +337,27 @@ def test_subcommands_get_their_words(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit) as left:
         door.main([])
     assert left.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("tokenizer.json", None, r"no usable tokenizer in '.*' \(there is no tokenizer\.json\); save the model's"),
+        ("tokenizer.json", "{}", r"no usable tokenizer in '.*' \(KeyError: 'added_tokens'\); save"),
+        ("tokenizer_config.json", "[", r"no usable tokenizer in '.*' \(JSONDecodeError: Expecting value"),
+        ("config.json", '"vocab_size": 20', r"its tokenizer has 25 tokens, the model 20 \(vocab_size in config"),
+        ("config.json", '"vocab_size": 99',
+         r"its weights have other sizes than .* \(\S+word_embeddings\.weight: 25 x 16 instead of 99 x 16\); take both"),
+    ],
+)  # fmt: skip
+def test_a_damaged_model_folder(name: str, text: str | None, told: str, model: Path, data: Path) -> None:
+    path = model / name
+    kept = path.read_text()
+    path.write_text(kept.replace('"vocab_size": 25', text) if text and "vocab" in text else text or "")
+    if text is None:
+        path.unlink()
+    with pytest.raises(UserError, match=f"^--model: .*{told}"):
+        check_loads(plan_of(model, data))
 
 
 def test_two_sweeps_on_one_folder(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
