@@ -1,5 +1,7 @@
 """`python -m glue_eval ... --dry_run`: what a sweep would do, and how long about; writes nothing.
 
+Except for what the runs will find in the cache: an optimizer's kernel, compiled once, and sample or hub tasks.
+
 The time is an estimate: of each task, some steps are trained and some examples predicted with the model itself, on
 examples of the task's own lengths.
 """
@@ -63,17 +65,16 @@ def dry_run(plan: Plan, jobs: int, speaks: bool) -> None:
 
 @contextlib.contextmanager
 def trial_surroundings(jobs: int) -> Iterator[None]:
-    """A run's share of the cores, and a cache that vanishes."""
+    """A run's share of the cores."""
     before, num_threads = dict(os.environ), torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.update({JOBS: str(jobs), "NLP_ADAN_CACHE": cache})
-        share_cpu_cores()
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-            torch.set_num_threads(num_threads)
+    os.environ[JOBS] = str(jobs)
+    share_cpu_cores()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        torch.set_num_threads(num_threads)
 
 
 class _StepClock(TrainerCallback):
@@ -95,9 +96,9 @@ def time_task(settings: TaskSettings, spec: FinetuneSpec) -> Timing:
         tokenizer = load_tokenizer(spec.model)
         max_length = usable_length(task, tokenizer, spec.max_length, load_config(spec.model))
         samples = options.num_sequences_per_step
-        train = _examples(_read(settings, spec, "train", TIMED_STEPS * samples), tokenizer, max_length)
+        train = _examples(_read(settings, spec, "train", TIMED_STEPS * samples), tokenizer, max_length, Path(folder))
         dev_split = _read(settings, spec, task.dev_splits[0].name, PREDICTED_EXAMPLES)
-        dev = _examples(dev_split, tokenizer, max_length)
+        dev = _examples(dev_split, tokenizer, max_length, Path(folder))
         steps_in_group = TIMED_STEPS if spec.group_by_length else 1
         clock = _StepClock()
         engine = FinetuneEngine(
@@ -125,9 +126,9 @@ def _read(settings: TaskSettings, spec: FinetuneSpec, split: str, most: int) -> 
     return read_split(spec.data, settings.task, split, allow_partial=spec.allow_partial, max_examples=most)
 
 
-def _examples(split: Split, tokenizer: Any, max_length: int) -> Examples:
+def _examples(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Examples:
     labels = np.asarray(split.labels, dtype=np.float32 if split.task.is_regression else np.int64)
-    return Examples(tokenize(split, tokenizer, max_length), labels, Padding.of(tokenizer), max_length)
+    return Examples(tokenize(split, tokenizer, max_length, cache), labels, Padding.of(tokenizer), max_length)
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:

@@ -59,13 +59,14 @@ class Tokens:
         )
 
 
-def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path | None = None) -> Tokens:
     """The tokens of a split, from the cache or made now; of several processes that ask together, one makes them.
 
     max_length: tokens of an example at most, special ones included; of a pair the longer text is cut first.
+    cache: the folder of all tokens; None: in the user's cache.
     """
     digest = sha256_json([FORMAT, tokenizer_digest(tokenizer), _texts_digest(split.texts), max_length])
-    folder = cache_folder() / "glue_tokens" / digest[:32]
+    folder = (cache or cache_folder() / "glue_tokens") / digest[:32]
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):

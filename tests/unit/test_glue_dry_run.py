@@ -27,7 +27,10 @@ def test_a_plan_is_printed_and_nothing_written(
         "--model", "model", "--data", "glue", "--tasks", "CoLA,RTE", "--allow_partial", "True", "--seeds", "3",
         "--jobs", "2", "--config", "mine.yaml", "--output_dir", "out", "--dry_run",
     ])  # fmt: skip
-    assert sorted(tmp_path.rglob("*")) == files and dict(os.environ) == environment
+    new = set(tmp_path.rglob("*")) - set(files)
+    kernels = tmp_path / "cache" / "kernels"  # compiled once: what is timed is a step with it
+    assert all(path in (kernels.parent, kernels) or path.parent == kernels for path in new)
+    assert dict(os.environ) == environment
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     # The recipe's 5 epochs: ceil(5 x 45 / 32) = 8 steps; 70 x 32 / 45 = 49.8 epochs.
