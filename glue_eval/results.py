@@ -45,7 +45,7 @@ class RunResult:
         hold a part of the task only.
     steps: optimizer steps trained; `chosen_step`: the step of the checkpoint reported; `epochs`: of the data.
     settings: hyperparameters worth reporting, as JSON values.
-    start: "pretrained", or the folder of the MNLI model whose body and head the run began with.
+    start: "pretrained", or the folder of the MNLI model whose body the run began with.
     tokens, padding: tokens of training examples that were processed, and pad tokens beside them.
     ax: for MNLI where the diagnostic file has labels: Matthews correlation by category, "all" for the whole.
     predictions: the names of the splits that were predicted (files as in the module's docstring).

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, training_args
+from transformers.hf_argparser import string_to_bool
 
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.training.recipe_file import read_recipe_file
@@ -40,6 +41,9 @@ class CommandParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        for action in self._actions:  # `--bf16` alone says yes, as every other switch does
+            if action.type is string_to_bool and action.nargs is None:
+                action.nargs, action.const = "?", True
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake that argparse found as a `UserError`, with the nearest of the possible values."""

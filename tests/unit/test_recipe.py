@@ -32,6 +32,11 @@ def test_the_command_line_wins() -> None:
     assert options.engine.learning_rate == 6e-3  # YAML reads 6e-3 as a string
 
 
+def test_a_switch_needs_no_value() -> None:
+    for words in (["--bf16"], ["--bf16", "True"], ["--bf16", "--max_steps", "3"]):
+        assert bert_options.parse_options(["--recipe", "tiny", *words, *OUTPUT]).engine.bf16 is True
+
+
 def test_epochs_on_the_command_line_put_the_recipes_steps_out_of_force() -> None:
     *_, engine = bert_options.parse_options(["--recipe", "tiny", "--num_train_epochs", "2", *OUTPUT])
     assert engine.max_steps == -1 and engine.num_train_epochs == 2
