@@ -19,6 +19,7 @@ from glue_eval.differences import (
     protocol_differences,
 )
 from glue_eval.latex import latex_table
+from glue_eval.output_folder import check_comparison_folder, told_if_unwritable
 from glue_eval.recorded import Recorded, read_recorded
 from glue_eval.sample_tasks import SAMPLE_NOTICE
 from glue_eval.score_tables import counted, mean_and_deviation, metric_name, remark, signed
@@ -65,7 +66,8 @@ def write_comparison(folder: Path, reports: Sequence[Path]) -> Document:
         reports: What `python -m glue_eval --output_dir` filled; the others are compared with the first.
 
     Raises:
-        UserError: A folder holds no sweep or is given twice, none of its runs has a result, or `folder` is one of them.
+        UserError: A folder holds no sweep or is given twice, none of its runs has a result, or `folder` is one of them
+            or another sweep's.
     """
     places = [path.resolve() for path in reports]
     for number, place in enumerate(places):
@@ -73,14 +75,16 @@ def write_comparison(folder: Path, reports: Sequence[Path]) -> Document:
             raise UserError(f"{reports[number]} is given twice: name the folders of different sweeps")
     if folder.resolve() in places:
         raise UserError(f"--output_dir: {folder} holds the report of one of them: give another folder")
+    check_comparison_folder(folder)
     recorded = [read_recorded(path) for path in reports]
     for each in recorded:
         if not each.results:
             raise UserError(f"{each.folder}: none of its runs ({len(each.failures)}) has a result yet")
     comparison = compare(recorded)
     document = make_document(comparison, environment())
-    write_text(folder / "table.tex", make_latex(comparison))
-    write_report(folder, document, make_data(comparison))
+    with told_if_unwritable(folder):
+        write_text(folder / "table.tex", make_latex(comparison))
+        write_report(folder, document, make_data(comparison))
     return document
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from glue_eval.keys import (
     weights_sha256,
 )
 from glue_eval.options import RECIPES, TaskSettings
+from glue_eval.output_folder import check_sweep_folder
 from glue_eval.protocol import OWN_FILES, Protocol
 from glue_eval.recorded import PLAN
 from glue_eval.sample_tasks import is_sample_folder
@@ -113,7 +113,7 @@ def make_plan(
         UserError: something is not there or not usable.
     """
     glue = settings[0].glue
-    check_output_folder(output)
+    check_sweep_folder(output)
     mnli_model = glue.mnli_model
     for each in settings:
         if each.glue.checkpoint == "best":
@@ -144,26 +144,6 @@ def make_plan(
         for each, spec, workload, key in zip(settings, specs, workloads, keys, strict=True)
     ]
     return Plan(output, protocol, tuple(settings), tuple(specs), tuple(workloads), tuple(keys), tuple(runs))
-
-
-def check_output_folder(folder: Path) -> None:
-    """Raise a UserError unless a sweep may be in this folder."""
-    try:
-        os.lstat(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise UserError(
-            f"--output_dir: cannot use {str(folder)!r} ({error.strerror}); choose another folder"
-        ) from error
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--output_dir: {str(there)!r} is a file; choose a folder")
-    if there != folder or (folder / PLAN).is_file():
-        return
-    # A call that was killed before it wrote its plan leaves a lock, and a part of the plan under a hidden name.
-    if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"--output_dir: {str(folder)!r} is not empty and holds no GLUE runs; choose another folder")
 
 
 def local_model(name: str) -> Path:

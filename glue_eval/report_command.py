@@ -28,9 +28,9 @@ def parse_report(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT",
                         help="what `python -m glue_eval --output_dir OUT` filled")  # fmt: skip
-    parser.add_argument("--output_dir", type=Path, help="where the comparison of several goes")
+    parser.add_argument("--output_dir", help="where the comparison of several goes")
     options = parser.parse_args(list(words))
-    if len(options.folders) > 1 and options.output_dir is None:
+    if len(options.folders) > 1 and not options.output_dir:
         names = " ".join(str(folder) for folder in options.folders)
         raise UserError(f"--output_dir: say where the comparison goes: `report {names} --output_dir DIR`")
     if len(options.folders) == 1 and options.output_dir is not None:
@@ -48,13 +48,16 @@ def report_command(words: Sequence[str]) -> None:
     if options.output_dir is not None:
         from glue_eval.compare import write_comparison
 
-        document = write_comparison(options.output_dir, options.folders)
-        print(f"{document.summary}\nreport: {options.output_dir / 'report.md'}, {options.output_dir / 'report.html'}")
+        output = Path(options.output_dir)
+        document = write_comparison(output, options.folders)
+        print(f"{document.summary}\nreport: {output / 'report.md'}, {output / 'report.html'}")
         return
+    from glue_eval.output_folder import told_if_unwritable
     from glue_eval.recorded import read_recorded
     from glue_eval.report import write_glue_report
 
     (folder,) = options.folders
     found = read_recorded(folder)
-    write_glue_report(folder, found.results, protocol=found.protocol, failures=found.failures)
+    with told_if_unwritable(folder):
+        write_glue_report(folder, found.results, protocol=found.protocol, failures=found.failures)
     print(f"report: {folder / 'report.md'}, {folder / 'report.html'}")
