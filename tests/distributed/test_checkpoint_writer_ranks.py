@@ -141,8 +141,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each rank said of each case; of the last one, rank 0 alone."""
-    # Forked: to import torch twice takes longer than all that the ranks do.
-    context = multiprocessing.get_context("fork")
+    # Not forked from here: another test may have made this process a rank of its own.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     store = tmp_path_factory.mktemp("store") / "store"
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
     pipes, processes = [], []

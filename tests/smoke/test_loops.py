@@ -40,4 +40,4 @@ def test_the_same_losses(plain: list[str], script: str, ranks: int) -> None:
     assert len(found) == len(plain)
     for ours, theirs in zip(found, plain, strict=True):
         assert ours.split()[:3] == theirs.split()[:3]
-        assert float(ours.split()[3]) == pytest.approx(float(theirs.split()[3]), abs=1.5e-5)
+        assert float(ours.split()[3]) == pytest.approx(float(theirs.split()[3]), abs=1.5e-5), (ours, theirs)
