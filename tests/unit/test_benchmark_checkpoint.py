@@ -49,6 +49,7 @@ def test_figures(
         assert 0 < seconds["plain"][index] < seconds["synced"][index]
     ratios = sorted(a / b for a, b in zip(seconds["stalled"], seconds["plain"], strict=True))
     assert result["headline"] == ratios[1] > result["stalled_over_synced_torch_save"] > 0
+    assert result["first_stalled_over_torch_save"] == seconds["stalled"][0] / seconds["plain"][0]
     assert f"stalled / torch.save: {ratios[1]:.3f} (at most 0.15)" in printed
     # Weights and four states, 4 bytes each, and some headers.
     least = 5 * 4 * result["num_parameters"] / 1e6
@@ -72,6 +73,8 @@ def test_the_bar(benchmark: ModuleType) -> None:
 
     assert "stalled / torch.save: 0.125 (at most 0.15): met" in printed(0.2)
     assert "stalled / torch.save: 0.175 (at most 0.15): NOT met" in printed(0.3)
+    assert "of the first save, to new memory: 0.125" in printed(0.2)
+    assert "0.125 of a torch.save, at steps of 0.50 s\n" in printed(0.2)
     assert "stalled / synced torch.save: 0.062" in printed(0.2)
     assert "stalled and slower / torch.save: 0.175" in printed(0.2)
 

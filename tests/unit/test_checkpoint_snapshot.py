@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlp_adan.storage import sha256_file
-from nlp_adan.training.checkpoint import host_memory, snapshot
+from nlp_adan.training.checkpoint import copy_memory, host_memory, snapshot
+from nlp_adan.training.checkpoint.copy_memory import Block, CopyMemory
 from nlp_adan.training.checkpoint.host_memory import available_host_bytes
 from nlp_adan.training.checkpoint.snapshot import Snapshot, _Accelerator
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
@@ -28,7 +29,7 @@ CHUNK, PIECE = 64, 256
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "CHUNK_BYTES", CHUNK)
-    monkeypatch.setattr(snapshot, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(copy_memory, "BLOCK_BYTES", PIECE)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -47,7 +48,9 @@ def make_tensors() -> dict[str, Tensor]:
 class Writing:
     """A snapshot that is being written by a thread, up to the `stop`-th write call, until `go_on`."""
 
-    def __init__(self, folder: Path, tensors: dict[str, Tensor], stop: int = 10**9) -> None:
+    def __init__(
+        self, folder: Path, tensors: dict[str, Tensor], stop: int = 10**9, memory: CopyMemory | None = None
+    ) -> None:
         names = list(tensors)
         self.folder = folder
         self.files = [
@@ -59,14 +62,15 @@ class Writing:
         self.calls, self.stop = 0, stop
         self.error: OSError | None = None
         self.stopped, self.go_on = threading.Event(), threading.Event()
-        self.snapshot = Snapshot(self.files)
-        self.raised: list[OSError] = []
+        self.memory = memory or CopyMemory()
+        self.snapshot = Snapshot(self.files, self.memory)
+        self.raised: list[Exception] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self) -> None:
         try:
             self.entries = self.snapshot.write(self.folder, self.write)
-        except OSError as error:
+        except Exception as error:
             self.raised.append(error)
 
     def write(self, descriptor: int, data: memoryview) -> int:
@@ -88,6 +92,17 @@ class Writing:
         self.thread.join(SOON_SECONDS)
         assert not self.thread.is_alive()
 
+    def protect_behind(self) -> threading.Event:
+        """As a training that waits; set when it may go on."""
+        done = threading.Event()
+
+        def protect() -> None:
+            self.snapshot.protect()
+            done.set()
+
+        threading.Thread(target=protect, daemon=True).start()
+        return done
+
     def change(self) -> None:
         """What an optimizer's step does."""
         for tensor in self.tensors.values():
@@ -108,30 +123,40 @@ class Writing:
         assert self.snapshot.num_bytes == sum(entry.size for entry in self.entries.values())
 
 
-def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
-    """The copies that are made from now on."""
-    copies: list[weakref.ref[Tensor]] = []
-    real = _Accelerator.copy
+def count_blocks(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Block]]:
+    """The blocks for copies that are made from now on."""
+    blocks: list[weakref.ref[Block]] = []
+    real = Block.__init__
 
-    def copy(self: _Accelerator, source: Tensor, room: dict[torch.device, float]) -> Tensor | None:
-        made = real(self, source, room)
-        if made is not None:
-            copies.append(weakref.ref(made))
-        return made
+    def init(self: Block, num_bytes: int) -> None:
+        real(self, num_bytes)
+        blocks.append(weakref.ref(self))
 
-    monkeypatch.setattr(_Accelerator, "copy", copy)
-    return copies
+    monkeypatch.setattr(Block, "__init__", init)
+    return blocks
+
+
+def by_copying_thread(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call this before each copy that one of the threads for them makes."""
+    real = snapshot._copied
+
+    def copied(source: Tensor, to: Tensor) -> Tensor:
+        if threading.current_thread().name.startswith("checkpoint-copy"):
+            action()
+        return real(source, to)
+
+    monkeypatch.setattr(snapshot, "_copied", copied)
 
 
 def test_nothing_is_copied_where_nothing_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = count_copies(monkeypatch)
+    blocks = count_blocks(monkeypatch)
     writing = Writing(tmp_path, make_tensors())
     writing.start()
     writing.end()
     assert writing.snapshot.protect() == 0.0
     writing.change()
     writing.check()
-    assert copies == []
+    assert blocks == []
 
 
 NUM_CALLS = 24  # of `write` for these tensors: headers, and chunks of at most 64 bytes
@@ -182,32 +207,115 @@ def test_the_training_waits_for_a_chunk_and_no_longer(tmp_path: Path, monkeypatc
     writing.check()
 
 
+def test_copies_are_made_by_several_threads_while_the_writing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each copy waits for two others that are under way, and for a writing thread that does not pause."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    together, calls = threading.Barrier(3), []
+
+    def wait() -> None:
+        together.wait(SOON_SECONDS)
+        time.sleep(0.01)
+        calls.append(writing.calls)
+
+    by_copying_thread(wait, monkeypatch)
+    writing = Writing(tmp_path, {"a": torch.randn(PIECE * 3)})  # 12 blocks of 4 chunks, and the headers
+    writing.snapshot.protect()  # nothing is written yet
+    assert len(calls) == 12 and set(calls) == {0}
+    calls.clear()
+    writing = Writing(tmp_path, {"a": torch.randn(PIECE * 3)}, stop=2)
+    writing.start()
+    done = writing.protect_behind()
+    writing.go_on.set()  # in the midst of the first piece
+    assert done.wait(SOON_SECONDS) and len(calls) == 12 and max(calls) <= 4
+    writing.change()
+    writing.end()
+    writing.check()
+
+
 def test_copies_are_given_back_when_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = count_copies(monkeypatch)
+    blocks = count_blocks(monkeypatch)
     writing = Writing(tmp_path, make_tensors(), stop=4)
-    alive = []
+    in_use = []
     write = writing.write
 
     def counting(descriptor: int, data: memoryview) -> int:
-        alive.append(sum(copy() is not None for copy in copies))
+        in_use.append(sum(block().num_parts > 0 for block in blocks))  # type: ignore[union-attr]
         return write(descriptor, data)
 
     writing.write = counting  # type: ignore[method-assign]
     writing.start()
     writing.snapshot.protect()
-    assert len(copies) >= 4
+    assert len(blocks) >= 4
     writing.end()
-    assert alive[4] >= len(copies) - 1 and alive[-1] <= 1
-    assert alive[4:] == sorted(alive[4:], reverse=True)
-    assert not any(copy() is not None for copy in copies)
+    assert in_use[4] >= len(blocks) - 1 and in_use[-1] <= 1
+    assert in_use[4:] == sorted(in_use[4:], reverse=True)
+    assert {block().num_free for block in blocks} == {PIECE}  # type: ignore[union-attr]
+
+
+def test_the_next_copies_are_made_in_the_same_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, memory = count_blocks(monkeypatch), CopyMemory()
+
+    def save(name: str, num_blocks: int, late: bool = True) -> int:
+        """How many blocks there are afterwards."""
+        writing = Writing(tmp_path / name, {"a": torch.randn(num_blocks * PIECE // 4)}, memory=memory)
+        if late:
+            writing.snapshot.protect()
+            writing.change()
+        writing.start()
+        writing.end()
+        writing.check()
+        return sum(block() is not None for block in blocks)
+
+    assert save("first", 9) == 9 and save("again", 9) == 9 and len(blocks) == 9
+    assert save("fewer are late", 4) == 4 and len(blocks) == 9
+    assert save("more are late", 6) == 6 and len(blocks) == 11
+    assert save("none is late", 6, late=False) == 0
+
+
+def test_memory_that_is_kept_is_the_systems() -> None:
+    """It is in no other use, and the system knows: Linux says how much of it there is."""
+    figures = Path("/proc/self/smaps_rollup")
+    if not figures.exists() or "LazyFree:" not in figures.read_text():
+        pytest.skip("no Linux")
+
+    def lazily_free() -> int:
+        return next(int(line.split()[1]) for line in figures.read_text().splitlines() if line.startswith("LazyFree:"))
+
+    block = Block(4 << 20)
+    block.part(3 << 20).fill_(1)
+    before = lazily_free()
+    assert block.empty()
+    assert lazily_free() - before >= 3 << 10  # kB
+    part = block.part(4 << 20).fill_(2)
+    assert int(part.sum(dtype=torch.int64)) == 2 * (4 << 20)
+
+
+def test_a_limit_that_counts_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's: where it would be short by that, it is let go first."""
+    blocks = count_blocks(monkeypatch)
+    monkeypatch.setattr(
+        copy_memory,
+        "available_host_bytes",
+        lambda: 10 * PIECE - sum(PIECE for block in blocks if block() is not None),
+    )
+    memory, tensors = CopyMemory(), {"a": torch.randn(8 * PIECE // 4)}
+    for number in range(3):
+        writing = Writing(tmp_path / str(number), tensors, memory=memory)
+        writing.snapshot.protect()  # nobody writes yet: it would wait for ever
+        writing.change()
+        writing.start()
+        writing.end()
+        writing.check()
 
 
 @pytest.mark.parametrize("room", [0, 2 * PIECE])
 def test_where_memory_is_short_it_waits_for_the_writing(
     room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_room", lambda device: float(room))
-    copies = count_copies(monkeypatch)
+    monkeypatch.setattr(copy_memory, "_room", lambda: float(room))
+    blocks = count_blocks(monkeypatch)
     writing = Writing(tmp_path, make_tensors(), stop=3)
     writing.start()
     threading.Timer(0.3, writing.go_on.set).start()
@@ -215,14 +323,27 @@ def test_where_memory_is_short_it_waits_for_the_writing(
     writing.change()
     writing.end()
     writing.check()
-    assert bool(copies) == bool(room)
+    assert len(blocks) == room // PIECE
+
+
+def test_it_waits_for_what_has_no_copy_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten pieces seven are copied; the writing stands still from the fourth on."""
+    monkeypatch.setattr(copy_memory, "_room", lambda: 7.0 * PIECE)
+    writing = Writing(tmp_path, {"a": torch.randn(10 * PIECE // 4)}, stop=1 + 3 * PIECE // CHUNK + 1)
+    done = writing.protect_behind()
+    assert not done.wait(0.1)
+    writing.start()
+    assert done.wait(SOON_SECONDS)
+    writing.change()
+    writing.end()
+    writing.check()
 
 
 def test_memory_that_is_refused_counts_as_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr("numpy.empty", refuse)
+    monkeypatch.setattr("mmap.mmap", refuse)
     writing = Writing(tmp_path, make_tensors(), stop=3)
     writing.start()
     threading.Timer(0.1, writing.go_on.set).start()
@@ -232,12 +353,27 @@ def test_memory_that_is_refused_counts_as_short(tmp_path: Path, monkeypatch: pyt
     writing.check()
 
 
+def test_an_error_of_a_copy_is_one_of_the_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("no copy today")
+
+    by_copying_thread(broken, monkeypatch)
+    writing = Writing(tmp_path, make_tensors(), stop=5)
+    writing.start()
+    writing.snapshot.protect()
+    assert writing.snapshot.protect() == 0.0
+    writing.change()
+    writing.end()
+    (raised,) = writing.raised
+    assert isinstance(raised, RuntimeError) and str(raised) == "no copy today"
+
+
 @pytest.mark.parametrize("room", [float("inf"), 0.0])
 @pytest.mark.parametrize("when", ["before", "while it waits", "between"])
 def test_an_error_of_the_writing_lets_the_training_go_on(
     when: str, room: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_room", lambda device: room)
+    monkeypatch.setattr(copy_memory, "_room", lambda: room)
     writing = Writing(tmp_path, tensors := make_tensors(), stop=5)
     writing.error = OSError(28, "No space left on device")
     watched = [weakref.ref(tensor) for tensor in tensors.values()]
@@ -253,7 +389,7 @@ def test_an_error_of_the_writing_lets_the_training_go_on(
         writing.snapshot.protect()
         writing.end()
     (raised,) = writing.raised
-    assert raised.errno == 28 and raised.filename == str(tmp_path / "a.safetensors")
+    assert isinstance(raised, OSError) and raised.errno == 28 and raised.filename == str(tmp_path / "a.safetensors")
     del tensors
     writing.tensors, writing.files = {}, []
     assert not any(tensor() is not None for tensor in watched)
@@ -261,38 +397,55 @@ def test_an_error_of_the_writing_lets_the_training_go_on(
 
 def test_a_type_without_a_name_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="complex64"):
-        Snapshot([TensorFile("f", {"x": torch.zeros(2, dtype=torch.complex64)})])
+        Snapshot([TensorFile("f", {"x": torch.zeros(2, dtype=torch.complex64)})], CopyMemory())
 
 
-def test_at_any_moment(tmp_path: Path) -> None:
-    """Forty snapshots one after the other, each protected and changed somewhere while it is written."""
-    generator = random.Random(7)
-    tensors = make_tensors()
+def slowed(writing: Writing, seconds: float) -> None:
+    """Let each call of `write` take longer."""
+    write = writing.write
+
+    def slow(descriptor: int, data: memoryview) -> int:
+        time.sleep(seconds)
+        return write(descriptor, data)
+
+    writing.write = slow  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_at_any_moment(num_threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty snapshots one after the other, in the same memory, more or less of it, each protected and changed somewhere
+    while it is written; every fourth is let go of somewhere."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    generator, memory, tensors = random.Random(7), CopyMemory(), make_tensors()
+    num_written = 0
     for number in range(40):
-        writing = Writing(tmp_path / str(number), tensors)
-        write, delay = writing.write, generator.random() * 2e-4
-
-        def slow(descriptor: int, data: memoryview, write: Callable = write, delay: float = delay) -> int:
-            time.sleep(delay)
-            return int(write(descriptor, data))
-
-        writing.write = slow  # type: ignore[method-assign]
+        room = generator.choice([0.0, 2.0 * PIECE, float("inf"), float("inf")])
+        monkeypatch.setattr(copy_memory, "_room", lambda room=room: room)
+        writing = Writing(tmp_path / str(number), tensors, memory=memory)
+        slowed(writing, generator.random() * 2e-4)
         writing.start()
+        if number % 4 == 3:
+            threading.Timer(generator.random() * 6e-3, writing.snapshot.release).start()
         for _ in range(3):
             time.sleep(generator.random() * 2e-3)
             writing.snapshot.protect()
             writing.change()
         writing.end()
-        writing.check()
+        if writing.raised:
+            assert number % 4 == 3 and str(writing.raised[0]) == "the snapshot has been released"
+        else:
+            writing.check()
+            num_written += 1
+    assert num_written >= 30
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @pytest.mark.parametrize("room", [float("inf"), 0.0])
 def test_on_a_gpu(room: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copied on the GPU, or in host memory; read after what was begun there before."""
-    for size in (CHUNK, PIECE):
-        monkeypatch.setattr(snapshot, "CHUNK_BYTES" if size == CHUNK else "PIECE_BYTES", size << 16)
-    monkeypatch.setattr(snapshot, "_room", lambda device: room if device.type == "cuda" else float("inf"))
+    monkeypatch.setattr(snapshot, "CHUNK_BYTES", CHUNK << 16)
+    monkeypatch.setattr(copy_memory, "BLOCK_BYTES", PIECE << 16)
+    monkeypatch.setattr(snapshot, "_room", lambda device: room)
     tensors = {name: torch.randn(1 << 24, device="cuda") for name in "ab"}
     for _ in range(50):
         for tensor in tensors.values():
@@ -332,7 +485,7 @@ def test_a_system_that_does_not_say_how_much(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(host_memory, "_MEMORY", tmp_path / "none")
     monkeypatch.setattr(host_memory, "_LIMITS", ())
     assert available_host_bytes() is None
-    assert snapshot._room(torch.device("cpu")) == float("inf")
+    assert copy_memory._room() == float("inf")
 
 
 def test_this_system_says() -> None:

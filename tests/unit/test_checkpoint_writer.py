@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nlp_adan.training.checkpoint import run_checkpoints, snapshot, tensor_files
+from nlp_adan.training.checkpoint import copy_memory, run_checkpoints, snapshot, tensor_files
 from nlp_adan.training.checkpoint.manifest import Manifest, verify
 from nlp_adan.training.checkpoint.run_checkpoints import (
     checkpoints_of,
@@ -42,7 +42,7 @@ SMALL = {"trainer_state.json": b"{}", "optimizer/optimizer.json": b'{"a": 1}'}
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small pieces, and no sync of a disk that others use."""
     monkeypatch.setattr(snapshot, "CHUNK_BYTES", 64)
-    monkeypatch.setattr(snapshot, "PIECE_BYTES", 256)
+    monkeypatch.setattr(copy_memory, "BLOCK_BYTES", 256)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -213,6 +213,29 @@ def test_an_error_that_is_not_the_systems_is_told_with_its_trace(tmp_path: Path)
     save(checkpoints, 2)
     assert checkpoints.failed is not None and checkpoints.failed.reason == "RuntimeError: broken"
     assert "in broken" in checkpoints.failed.trace and names(tmp_path) == []
+
+
+def test_an_error_of_a_copy_is_told_and_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def write(descriptor: int, data: memoryview) -> int:
+        assert go_on.wait(SOON_SECONDS)
+        return os.write(descriptor, data)
+
+    def broken(source: Tensor, to: Tensor) -> Tensor:
+        raise RuntimeError("no copy")
+
+    checkpoints = CheckpointWriter(tmp_path, write=write)
+    with monkeypatch.context() as patch:
+        checkpoints.begin(2, part(), SMALL, **FACTS)
+        patch.setattr(snapshot, "_copied", broken)
+        checkpoints.protect()
+        go_on.set()
+        checkpoints.wait()
+    assert checkpoints.failed is not None and checkpoints.failed.reason == "RuntimeError: no copy"
+    assert "in broken" in checkpoints.failed.trace and names(tmp_path) == []
+    save(checkpoints, 3)
+    assert checkpoints.failed is None and names(tmp_path) == ["checkpoint-3"]
 
 
 def test_an_error_after_publishing_is_told(tmp_path: Path) -> None:

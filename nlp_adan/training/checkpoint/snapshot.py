@@ -1,7 +1,8 @@
 """Tensors as they are at one moment, written to files while the training goes on.
 
 Parameters and optimizer states change in the optimizer's step only. Up to the next one, the writing thread reads the
-live tensors; what it has not read by then is copied first. So memory is taken for what is late, and for nothing else.
+live tensors; what it has not read by then is copied first, by as many threads as the training computes with, while the
+writing pauses. So memory is taken for what is late, and for nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlp_adan.training.checkpoint.host_memory import available_host_bytes
+from nlp_adan.training.checkpoint.copy_memory import Block, CopyMemory
 from nlp_adan.training.checkpoint.manifest import FileEntry
 from nlp_adan.training.checkpoint.tensor_files import CHUNK_BYTES, TensorFile, Write, as_bytes, write_pieces
 
-# What is copied at once, into memory of its own that is given back when it is written.
-PIECE_BYTES = 32 << 20
-# Of the memory that is left, the share that copies may take; of an accelerator's, which the training needs more, less.
-HOST_SHARE, DEVICE_SHARE = 0.8, 0.5
+# More threads copy no faster: the memory is at its limit.
+MOST_COPYING_THREADS = 8
+# Of an accelerator's memory that is left, the share that copies may take; the training needs it more than the host's.
+DEVICE_SHARE = 0.5
 
 
 @dataclass(eq=False)
@@ -33,12 +36,14 @@ class _Piece:
     """A part of a tensor.
 
     source: uint8, 1-D; None when it is written. is_copy: nothing changes it. ready: the event on its accelerator after
-    which it can be read.
+    which it can be read. block: where a copy in host memory lies.
     """
 
+    num_bytes: int
     source: Tensor | None
     is_copy: bool
     ready: Any
+    block: Block | None = None
 
 
 class Snapshot:
@@ -46,13 +51,15 @@ class Snapshot:
 
     Args:
         files: nothing may change their tensors before `protect` has returned.
+        memory: for copies; of one snapshot at a time.
 
     Raises:
         TypeError, ValueError: as TensorFile.header.
     """
 
-    def __init__(self, files: Sequence[TensorFile]) -> None:
+    def __init__(self, files: Sequence[TensorFile], memory: CopyMemory) -> None:
         self.num_bytes = sum(file.num_bytes for file in files)
+        self._memory = memory
         self._headers = {file.path: file.header for file in files}
         self._accelerator = _Accelerator(
             {tensor.device for file in files for tensor in file.tensors.values() if tensor.device.type != "cpu"}
@@ -66,21 +73,26 @@ class Snapshot:
         self._reading = False  # the writing thread reads a live tensor
         self._protecting = False  # the training's thread is making copies
         self._is_safe = False  # no live tensor will be read any more
+        self._was_late = False  # there was something to copy
+        self._error: Exception | None = None  # of copying
 
     def write(self, folder: Path, write: Write = os.write) -> dict[str, FileEntry]:
         """Write the files into a folder; each file's size and hash, when all are safe on the disk.
 
-        Raises: OSError, and whatever reading the tensors raises. All is released then.
+        Raises: OSError, and whatever reading or copying the tensors raises. All is released then.
         """
         try:
             return {path: write_pieces(folder / path, self._stream(path), write) for path in self._headers}
         finally:
             self.release()
+            if not self._was_late:
+                self._memory.clear()
 
     def protect(self) -> float:
         """Return when the tensors may be changed: what is not read yet is copied.
 
         Where memory is short, it waits until that is written. At most one chunk of a few MB is waited for besides.
+        Copies that fail are an error of `write`.
 
         Returns: the seconds that it took.
         """
@@ -91,8 +103,12 @@ class Snapshot:
             self._protecting = True
             self._changed.wait_for(lambda: not self._reading)
             live = [piece for pieces in self._pieces.values() for piece in pieces if _is_live(piece)]
+            self._was_late = bool(live)
         try:
             self._copy(live)
+        except Exception as error:
+            self._error = error
+            self.release()
         finally:
             with self._changed:
                 self._protecting = False
@@ -107,43 +123,77 @@ class Snapshot:
         with self._changed:
             for pieces in self._pieces.values():
                 for piece in pieces:
-                    piece.source = None
-            self._pieces = {}
+                    piece.source = piece.block = None
             self._reading = False
             self._is_safe = True
             self._changed.notify_all()
 
     def _cut(self, tensor: Tensor) -> Iterator[_Piece]:
-        flat = as_bytes(tensor)
-        for begin in range(0, flat.numel(), PIECE_BYTES):
-            ready = self._accelerator.now(flat.device)
-            yield _Piece(flat[begin : begin + PIECE_BYTES], is_copy=not tensor.is_contiguous(), ready=ready)
+        flat, step = as_bytes(tensor), self._memory.block_bytes
+        for begin in range(0, len(flat), step):
+            source, ready = flat[begin : begin + step], self._accelerator.now(flat.device)
+            yield _Piece(len(source), source, is_copy=not tensor.is_contiguous(), ready=ready)
+
+    # ---- the training's thread ----
 
     def _copy(self, live: list[_Piece]) -> None:
-        """Copy pieces while there is memory. The writing thread reads none of them meanwhile that is not copied."""
+        """Copy pieces while there is memory, the last ones first: the writing thread, which pauses, is at the first."""
+        late: list[tuple[_Piece, Tensor]] = []
         room: dict[torch.device, float] = {}
-        for piece in live:
+        for piece in reversed(live):
             source = piece.source
             if source is None:  # released: the writing thread has failed
                 return
             copy = self._accelerator.copy(source, room)
             if copy is None:
-                return
-            ready = self._accelerator.now(copy.device, new=True)
-            with self._changed:
-                if piece.source is not None:
-                    piece.source, piece.is_copy, piece.ready = copy, True, ready
-                self._changed.notify_all()
+                late.append((piece, source))
+            else:
+                self._replace(piece, copy)
+        self._copy_to_host(late)
+
+    def _copy_to_host(self, late: list[tuple[_Piece, Tensor]]) -> None:
+        """Copy pieces with these sources to host memory, while there is some; those of a block by one thread."""
+        copies: dict[Block, list[tuple[_Piece, Tensor, Tensor]]] = defaultdict(list)
+        self._memory.look(sum(len(source) for _, source in late))
+        for piece, source in late:
+            part = self._memory.part(len(source))
+            if part is None:
+                break
+            block, place = part
+            if source.device.type == "cpu":
+                copies[block].append((piece, source, place))
+            else:  # in this thread's order of what is done on that device
+                self._replace(piece, _copied(source, place), block)
+        self._memory.clear()  # what is still kept is more than is needed
+
+        def copy_block(block: Block) -> None:
+            for piece, source, place in copies[block]:
+                self._replace(piece, _copied(source, place), block)
+
+        num_threads = max(1, min(torch.get_num_threads(), MOST_COPYING_THREADS))
+        with ThreadPoolExecutor(num_threads, "checkpoint-copy") as threads:
+            list(threads.map(copy_block, copies))
+
+    def _replace(self, piece: _Piece, copy: Tensor, block: Block | None = None) -> None:
+        """Let a piece be written from its copy, which has been made or begun; it lies in a block of host memory."""
+        ready = self._accelerator.now(copy.device, new=True)
+        with self._changed:
+            if piece.source is not None:
+                piece.source, piece.is_copy, piece.ready, piece.block = copy, True, ready, block
+
+    # ---- the writing thread ----
 
     def _stream(self, path: str) -> Iterator[bytes | memoryview]:
         """The bytes of a file; each buffer is good until the next is asked for."""
         yield self._headers[path]
         for piece in self._pieces[path]:
-            assert piece.source is not None
-            for begin in range(0, len(piece.source), CHUNK_BYTES):
+            for begin in range(0, piece.num_bytes, CHUNK_BYTES):
                 yield memoryview(self._chunk(piece, begin).numpy())
             with self._changed:
-                piece.source = None
+                self._changed.wait_for(lambda: not self._protecting)
+                if piece.block is not None:
+                    self._memory.give_back(piece.block)
+                piece.source = piece.block = None
                 self._changed.notify_all()
 
     def _chunk(self, piece: _Piece, begin: int) -> Tensor:
@@ -151,19 +201,27 @@ class Snapshot:
 
         A live tensor's goes through the staging buffer, also where it is in host memory already: then `protect` waits
         for a copy of a few MB, however slow the file is. It costs little: hash and write find the bytes in the cache.
+
+        Raises: as `_needed`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: piece.is_copy or not self._protecting)
-            self._reading = not piece.is_copy
-            source, ready = piece.source, piece.ready
-        assert source is not None
+            self._changed.wait_for(lambda: not self._protecting)
+            source, ready = self._needed(piece), piece.ready
+            self._reading = is_live = not piece.is_copy
         chunk = source[begin : begin + CHUNK_BYTES]
-        if not (piece.is_copy and chunk.device.type == "cpu"):
+        if is_live or chunk.device.type != "cpu":
             chunk = self._accelerator.fetch(chunk, self._staging[: len(chunk)], ready)
         with self._changed:
             self._reading = False
             self._changed.notify_all()
+            self._needed(piece)  # else it may have changed meanwhile
         return chunk
+
+    def _needed(self, piece: _Piece) -> Tensor:
+        """A piece's bytes. Raises: why there are none any more."""
+        if piece.source is None:
+            raise self._error or RuntimeError("the snapshot has been released")
+        return piece.source
 
 
 def _is_live(piece: _Piece) -> bool:
@@ -192,7 +250,7 @@ class _Accelerator:
         """Copy bytes into the staging buffer, and return it when they are there."""
         stream = self._streams.get(source.device)
         if stream is None:
-            return staging.copy_(source)
+            return _copied(source, staging)
         stream.wait_event(ready)
         with torch.cuda.stream(stream):
             staging.copy_(source, non_blocking=True)
@@ -200,31 +258,31 @@ class _Accelerator:
         return staging
 
     def copy(self, source: Tensor, room: dict[torch.device, float]) -> Tensor | None:
-        """A copy: on the source's device where that has room, else in host memory; None where neither has.
+        """A copy on the source's device; None where that has no room, and for host memory.
 
         room: bytes that copies may still take, by device; looked up where it is missing, and counted down.
         """
-        for device in dict.fromkeys((source.device, torch.device("cpu"))):
-            if device not in room:
-                room[device] = _room(device)
-            if room[device] < len(source):
-                continue
-            room[device] -= len(source)
-            try:
-                if device.type == "cpu":
-                    # numpy asks for large pages, torch does not: several times as fast where memory is new.
-                    return torch.from_numpy(np.empty(len(source), dtype=np.uint8)).copy_(source)
-                return source.clone()
-            except (MemoryError, torch.OutOfMemoryError):
-                room[device] = 0
-        return None
+        device = source.device
+        if device not in room:
+            room[device] = _room(device)
+        if room[device] < len(source):
+            return None
+        room[device] -= len(source)
+        try:
+            return source.clone()
+        except torch.OutOfMemoryError:
+            room[device] = 0
+            return None
 
 
 def _room(device: torch.device) -> float:
-    """Bytes that copies may take on a device."""
-    if device.type == "cuda":
-        return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return 0.0
-    available = available_host_bytes()
-    return float("inf") if available is None else HOST_SHARE * available
+    """Bytes that copies may take on a device; none in the host's memory, which is counted apart."""
+    return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
+
+
+def _copied(source: Tensor, to: Tensor) -> Tensor:
+    """Copy bytes to host memory; `to`, when they are there. By this thread alone: torch's copy starts others."""
+    if source.device.type == "cpu":
+        np.copyto(to.numpy(), source.numpy())
+        return to
+    return to.copy_(source)

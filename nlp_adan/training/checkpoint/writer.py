@@ -18,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from nlp_adan.errors import UserError
+from nlp_adan.training.checkpoint.copy_memory import CopyMemory
 from nlp_adan.training.checkpoint.manifest import FileEntry, Manifest
 from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, publish
 from nlp_adan.training.checkpoint.snapshot import Snapshot
@@ -96,6 +97,7 @@ class CheckpointWriter:
         self.write_seconds = 0.0
         self._group, self._on_published, self._write = group, on_published, write
         self._snapshot: Snapshot | None = None
+        self._memory = CopyMemory()
         self._thread: threading.Thread | None = None
 
     @property
@@ -133,7 +135,7 @@ class CheckpointWriter:
             )
             if failure is None:
                 try:
-                    self._snapshot = Snapshot(files)
+                    self._snapshot = Snapshot(files, self._memory)
                 except Exception as raised:
                     failure = self._failure(step, raised)
             manifest = Manifest(
