@@ -6,9 +6,8 @@ A BERT of 110 M parameters trains with Adan in one process on the CPU, real step
 order each round, its weights and Adan's four states are saved: behind the training, hashed and synced, as our runs do;
 and by `torch.save`. Before each, all that waits for the disk is synced, so that neither pays for the other; what was
 saved is removed afterwards. `headline`: seconds stalled / seconds of `torch.save`, which is not synced: that it returns
-early is to its advantage. What a step takes decides how much is late when it ends: `--batch 16 --length 128` has the
-steps of a usual training, the small batch that is the default has less than a tenth of them. 2.2 GB a save; some 6 GB
-of memory, more for a larger batch.
+early is to its advantage. The shorter a step, the more is late when it ends: the default is a short one, `--batch 16
+--length 128` a usual one. 2.2 GB a save; some 6 GB of memory, more for a larger batch.
 """
 
 from __future__ import annotations
@@ -240,11 +239,10 @@ def figures(saves: Saves) -> dict[str, Any]:
 def report(result: dict[str, Any], options: argparse.Namespace) -> str:
     """A summary in one line, the table as Markdown, the bar."""
     verdict = "met" if result["headline"] <= BAR else "NOT met"
-    machine, rates = result["machine"], result["megabytes_per_second"]
+    machine, rates, seconds = result["machine"], result["megabytes_per_second"], result["seconds"]
     lines = [
-        f"a checkpoint of {result['megabytes']:,.0f} MB holds the training up for "
-        f"{result['seconds']['stalled']['median']:.2f} s, {result['headline']:.3f} of a torch.save, at steps of "
-        f"{result['seconds']['quiet_step']['median']:.2f} s",
+        f"a checkpoint of {result['megabytes']:,.0f} MB holds training up for {seconds['stalled']['median']:.2f} s, "
+        f"{result['headline']:.3f} of a torch.save, at steps of {seconds['quiet_step']['median']:.2f} s",
         f"\nBERT, {options.layers} layers of {options.hidden}, {result['num_parameters'] / 1e6:.1f} M parameters and "
         f"Adan's four states, float32; batch {options.batch} x {options.length} tokens; {options.rounds} rounds; torch "
         f"{machine['packages']['torch']}, threads: {options.threads}, {machine['num_cpu_cores']} cores of "
@@ -263,10 +261,9 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> str:
         ("plain", THEIRS, THEIRS),
         ("synced", f"{THEIRS}, synced", f"{THEIRS}, synced"),
     ):
-        row = result["seconds"][name]
-        low, high = row["quartiles"]
+        low, high = seconds[name]["quartiles"]
         speed = "" if rate is None else f"{rates[rate]:,.0f}"
-        lines.append(f"| {meaning} | {row['median']:.3f} | {low:.3f}..{high:.3f} | {speed} |")
+        lines.append(f"| {meaning} | {seconds[name]['median']:.3f} | {low:.3f}..{high:.3f} | {speed} |")
     lines += [
         f"\n- stalled / torch.save: {result['headline']:.3f} (at most {BAR}): {verdict}",
         f"- of the first save, to new memory: {result['first_stalled_over_torch_save']:.3f}",
