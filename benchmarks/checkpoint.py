@@ -136,10 +136,8 @@ class Saves:
         return [sum(pair) for pair in zip(self.composed, self.held, strict=True)]
 
 
-def save_behind(training: Training, run: Path, saves: Saves) -> None:
+def save_behind(training: Training, writer: CheckpointWriter, saves: Saves) -> None:
     """Begin a checkpoint, train on until it is published, and note what that took."""
-    published: list[float] = []
-    writer = CheckpointWriter(run, on_published=lambda path: published.append(time.perf_counter()))
     held: list[float] = []
     hook = training.optimizer.register_step_pre_hook(lambda *_: held.append(writer.protect()))
     quiet = statistics.median([training.step() for _ in range(QUIET_STEPS)])
@@ -165,7 +163,7 @@ def save_behind(training: Training, run: Path, saves: Saves) -> None:
     saves.held.append(sum(held))
     saves.slower.append(sum(steps) - sum(held) - len(steps) * quiet)
     saves.steps_meanwhile.append(len(steps))
-    saves.written.append(published[0] - began)
+    saves.written.append(composed + writer.write_seconds)
     saves.hashed.append(clock.seconds)
     saves.quiet_step.append(quiet)
     shutil.rmtree(checkpoint)
@@ -193,11 +191,12 @@ def measure(training: Training, rounds: int, run: Path) -> Saves:
     """Both ways of saving, in turns."""
     for _ in range(WARM_UP_STEPS):
         training.step()
-    saves = Saves()
+    saves, writer = Saves(), CheckpointWriter(run)
+    ways = (lambda: save_behind(training, writer, saves), lambda: save_plainly(training, run, saves))
     for _ in progress(range(rounds), description="measuring", unit="round"):
-        for save in random.sample([save_behind, save_plainly], 2):
+        for save in random.sample(ways, 2):
             os.sync()
-            save(training, run, saves)
+            save()
     return saves
 
 

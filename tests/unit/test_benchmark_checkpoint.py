@@ -101,7 +101,7 @@ def test_both_save_the_same_bytes(benchmark: ModuleType, tmp_path: Path, monkeyp
         begin(*args, **kwargs)
 
     monkeypatch.setattr(benchmark.CheckpointWriter, "begin", note_and_begin)
-    benchmark.save_behind(training, tmp_path, saves)
+    benchmark.save_behind(training, benchmark.CheckpointWriter(tmp_path), saves)
     assert saves.steps_meanwhile[0] >= 1 and training.step_number == 4 + saves.steps_meanwhile[0]
     names = set(expected)
     assert {name.partition("/")[0] for name in kept if "/" in name} >= STATES
@@ -133,7 +133,7 @@ def test_a_save_that_fails_is_told(benchmark: ModuleType, tmp_path: Path, monkey
     training.step()
     (tmp_path / f".checkpoint-{1 + benchmark.QUIET_STEPS}.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"--folder: the checkpoint of step 4 could not be written: "):
-        benchmark.save_behind(training, tmp_path, benchmark.Saves())
+        benchmark.save_behind(training, benchmark.CheckpointWriter(tmp_path), benchmark.Saves())
 
 
 @pytest.mark.parametrize(

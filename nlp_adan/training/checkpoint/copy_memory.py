@@ -51,8 +51,8 @@ class CopyMemory:
     """Blocks for the copies of one snapshot after the other.
 
     Memory that is new to a process costs more than the copy: it is zeroed, and a virtual machine may have to ask its
-    host for it, which takes ten times as long. So blocks are kept; the system counts them as available meanwhile, and
-    takes their memory when it is short (MADV_FREE). One thread takes parts, another one may give some back.
+    host for it, which takes ten times as long. So blocks are kept, as many as were ever late; the system counts them as
+    available, and takes their memory when it is short (MADV_FREE). One thread takes parts, another gives them back.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class CopyMemory:
         """See how much memory there is for the parts that follow, so many bytes in all."""
         self._block, self._room = None, _room()
         if self._room < num_bytes and self._kept:
-            self.clear()  # a container's limit counts them
+            self._kept = []  # a container's limit counts them
             self._room = _room()
 
     def part(self, num_bytes: int) -> tuple[Block, Tensor] | None:
@@ -86,10 +86,6 @@ class CopyMemory:
         block.num_parts -= 1
         if block.num_parts == 0 and block.empty():
             self._kept.append(block)
-
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._kept, self._block = [], None
 
 
 def _room() -> float:

@@ -73,7 +73,6 @@ class Snapshot:
         self._reading = False  # the writing thread reads a live tensor
         self._protecting = False  # the training's thread is making copies
         self._is_safe = False  # no live tensor will be read any more
-        self._was_late = False  # there was something to copy
         self._error: Exception | None = None  # of copying
 
     def write(self, folder: Path, write: Write = os.write) -> dict[str, FileEntry]:
@@ -85,8 +84,6 @@ class Snapshot:
             return {path: write_pieces(folder / path, self._stream(path), write) for path in self._headers}
         finally:
             self.release()
-            if not self._was_late:
-                self._memory.clear()
 
     def protect(self) -> float:
         """Return when the tensors may be changed: what is not read yet is copied.
@@ -103,7 +100,6 @@ class Snapshot:
             self._protecting = True
             self._changed.wait_for(lambda: not self._reading)
             live = [piece for pieces in self._pieces.values() for piece in pieces if _is_live(piece)]
-            self._was_late = bool(live)
         try:
             self._copy(live)
         except Exception as error:
@@ -164,7 +160,6 @@ class Snapshot:
                 copies[block].append((piece, source, place))
             else:  # in this thread's order of what is done on that device
                 self._replace(piece, _copied(source, place), block)
-        self._memory.clear()  # what is still kept is more than is needed
 
         def copy_block(block: Block) -> None:
             for piece, source, place in copies[block]:
