@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,17 @@ def by_copying_thread(action: Callable[[], object], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(snapshot, "_copied", copied)
 
 
+def before_fetching(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call this each time before the writing thread reads a live tensor."""
+    fetch = _Accelerator.fetch
+
+    def fetch_later(*arguments: Any) -> Tensor:
+        action()
+        return fetch(*arguments)
+
+    monkeypatch.setattr(_Accelerator, "fetch", fetch_later)
+
+
 def test_nothing_is_copied_where_nothing_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = count_blocks(monkeypatch)
     writing = Writing(tmp_path, make_tensors())
@@ -185,15 +197,14 @@ def test_before_it_begins(tmp_path: Path) -> None:
 
 def test_the_training_waits_for_a_chunk_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a chunk takes a while here: 40 of them are left, the one that is being read is waited for."""
-    fetch, number = _Accelerator.fetch, 0
+    number = 0
 
-    def slow(*arguments: object) -> Tensor:
+    def slow() -> None:
         nonlocal number
         number += 1
         time.sleep(0.02)
-        return fetch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Accelerator, "fetch", slow)
+    before_fetching(slow, monkeypatch)
     writing = Writing(tmp_path, {"a": torch.randn(CHUNK * 10)}, stop=2)
     writing.go_on.set()
     writing.start()
@@ -204,6 +215,56 @@ def test_the_training_waits_for_a_chunk_and_no_longer(tmp_path: Path, monkeypatc
     writing.end()
     assert number < 20  # a copy is not read twice
     writing.check()
+
+
+def test_a_chunk_that_is_being_read_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reads.set()
+        assert read.wait(SOON_SECONDS)
+
+    before_fetching(wait, monkeypatch)
+    writing = Writing(tmp_path, make_tensors())
+    writing.start()
+    assert reads.wait(SOON_SECONDS)
+    done = writing.protect_behind()
+    assert not done.wait(0.1)
+    read.set()
+    assert done.wait(SOON_SECONDS)
+    writing.change()
+    writing.end()
+    writing.check()
+
+
+def test_a_chunk_that_was_being_read_when_all_was_released_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is the last one: the file would seem whole."""
+    writing = Writing(tmp_path, {"a": torch.randn(CHUNK // 4)})
+
+    def release_and_change() -> None:
+        writing.snapshot.release()
+        writing.change()
+
+    before_fetching(release_and_change, monkeypatch)
+    writing.start()
+    writing.end()
+    (raised,) = writing.raised
+    assert str(raised) == "the snapshot has been released"
+
+
+def test_copies_of_what_was_written_meanwhile_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last chunk of the first piece is being written when all are copied."""
+    blocks = count_blocks(monkeypatch)
+    writing = Writing(tmp_path, {"a": torch.randn(3 * PIECE // 4)}, stop=1 + PIECE // CHUNK)
+    writing.start()
+    by_copying_thread(lambda: (writing.go_on.set(), time.sleep(0.1)), monkeypatch)
+    writing.snapshot.protect()
+    writing.change()
+    writing.end()
+    writing.check()
+    assert len(blocks) == 3 and not any(block() is None for block in blocks)
 
 
 def test_copies_are_made_by_several_threads_while_the_writing_pauses(
@@ -278,7 +339,7 @@ def test_a_limit_that_counts_what_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     memory, tensors = CopyMemory(), {"a": torch.randn(8 * PIECE // 4)}
     for number in range(3):
         writing = Writing(tmp_path / str(number), tensors, memory=memory)
-        writing.snapshot.protect()  # nobody writes yet: it would wait for ever
+        assert writing.protect_behind().wait(SOON_SECONDS)  # nobody writes yet: all is copied
         writing.change()
         writing.start()
         writing.end()
