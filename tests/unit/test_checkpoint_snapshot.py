@@ -256,15 +256,21 @@ def test_a_chunk_that_was_being_read_when_all_was_released_is_not_written(
 
 def test_copies_of_what_was_written_meanwhile_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last chunk of the first piece is being written when all are copied."""
-    blocks = count_blocks(monkeypatch)
-    writing = Writing(tmp_path, {"a": torch.randn(3 * PIECE // 4)}, stop=1 + PIECE // CHUNK)
-    writing.start()
-    by_copying_thread(lambda: (writing.go_on.set(), time.sleep(0.1)), monkeypatch)
-    writing.snapshot.protect()
-    writing.change()
-    writing.end()
-    writing.check()
-    assert len(blocks) == 3 and not any(block() is None for block in blocks)
+    blocks, memory = count_blocks(monkeypatch), CopyMemory()
+
+    def go_on() -> None:
+        writing.go_on.set()
+        time.sleep(0.05)
+
+    by_copying_thread(go_on, monkeypatch)
+    for folder in "ab":
+        writing = Writing(tmp_path / folder, {"a": torch.randn(3 * PIECE // 4)}, 1 + PIECE // CHUNK, memory)
+        writing.start()
+        writing.snapshot.protect()
+        writing.change()
+        writing.end()
+        writing.check()
+    assert len(blocks) == 3
 
 
 def test_copies_are_made_by_several_threads_while_the_writing_pauses(
