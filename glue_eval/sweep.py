@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from nlp_adan.runs.process import told
 from nlp_adan.runs.run import RESULT
 from nlp_adan.training.agreement import largest_over_ranks, wait_for_all_ranks
 from nlp_adan.training.engine import quiet_libraries
-from nlp_adan.training.environment import environment
+from nlp_adan.training.environment import environment, same_environment
 
 LOCK_SECONDS = 2.0  # for a sweep that is just ending
 
@@ -78,21 +77,6 @@ def sweep(words: Sequence[str]) -> int:
                 bar=not engine.disable_tqdm,
             )
         return finish(plan, outcomes) if is_first else 0
-
-
-@contextlib.contextmanager
-def same_environment() -> Iterator[None]:
-    """Leave the environment as it was: parsing sets variables for one process, and every run is another one.
-
-    Under a launcher the runs are in this process.
-    """
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        if int(before.get("WORLD_SIZE", "1")) == 1:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def beginning(plan: Plan, num_waiting: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 import glue_eval.keys
 import glue_eval.sweep
+import nlp_adan.runs.code
 from glue_eval import __main__ as door
 from glue_eval.options import command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
@@ -127,7 +128,7 @@ def test_other_code_or_libraries_are_other_runs(model: Path, data: Path, monkeyp
     before = plan_of(model, data).keys
     monkeypatch.setattr(glue_eval.keys, "versions", lambda: {"torch": "1.0"})
     other = plan_of(model, data).keys
-    monkeypatch.setattr(glue_eval.keys, "code_sha256", lambda: "0")
+    monkeypatch.setattr(glue_eval.keys, "code_sha256", lambda *computes: "0")
     assert len({*before, *other, *plan_of(model, data).keys}) == 6
 
 
@@ -138,9 +139,9 @@ def test_the_code_that_counts_is_what_a_run_imports(monkeypatch: pytest.MonkeyPa
         hashed.append(path)
         return ""
 
-    monkeypatch.setattr(glue_eval.keys, "sha256_file", sha256_file)
-    glue_eval.keys.code_sha256.__wrapped__()
-    names = {str(path.relative_to(glue_eval.keys.PROJECT_FOLDER)) for path in hashed}
+    monkeypatch.setattr(nlp_adan.runs.code, "sha256_file", sha256_file)
+    nlp_adan.runs.code.code_sha256.__wrapped__(glue_eval.keys.COMPUTES)
+    names = {str(path.relative_to(nlp_adan.runs.code.PROJECT_FOLDER)) for path in hashed}
     assert {"glue_eval/finetune.py", "glue_eval/tasks.py", "glue_eval/metrics.py", "nlp_adan/__init__.py"} <= names
     assert {"nlp_adan/update.py", "nlp_adan/training/engine.py", "nlp_adan/training/order.py"} <= names
     assert any(name.startswith("nlp_adan/kernels/") and name.endswith(".cpp") for name in names)
