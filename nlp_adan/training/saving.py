@@ -6,13 +6,14 @@ goes through `CheckpointWriter` (docs/design/0008-checkpoints.md).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
@@ -179,6 +180,15 @@ class SavingEngine(PositionEngine):
             wait_for_all_ranks()
         return found
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """See the Trainer. Where it may keep one checkpoint, it would delete the last, which a stopped run needs."""
+        self.finish_saving()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
     def _remove_old(self, published: Path) -> None:
         """In the writing thread, when a checkpoint is published."""
         if self.args.process_index == 0:
@@ -197,10 +207,22 @@ class SavingEngine(PositionEngine):
         best_step = self.state.best_global_step
         if best_step and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
             best = Path(self.args.output_dir or ".") / f"checkpoint-{best_step}"
+            self._new_best = str(best) if best_step == step else ""
             if best_step == step:
-                self._best_before, self._new_best = self.state.best_model_checkpoint, str(best)
+                self._best_before = self.state.best_model_checkpoint
             if best_step == step or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+
+    def _forget_best(self, step: int) -> None:
+        """The best checkpoint is the one before, and its figure the one to beat: that of `step` could not be saved."""
+        before = self.state.best_model_checkpoint = self._best_before
+        if self.state.best_global_step != step:  # a better one has come meanwhile
+            return
+        self.state.best_metric = self.state.best_global_step = None
+        if before is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                kept = TrainerState.load_from_json(str(Path(before) / TRAINER_STATE_NAME))
+                self.state.best_metric, self.state.best_global_step = kept.best_metric, kept.best_global_step
 
     def _save_state(self, partial: Path) -> None:
         """trainer_state.json, with what callbacks keep in it."""
@@ -222,7 +244,7 @@ class SavingEngine(PositionEngine):
         if self._told is not writer.failed:
             self._told, self._told_at = writer.failed, time.monotonic()
             if self.state.best_model_checkpoint == self._new_best:
-                self.state.best_model_checkpoint = self._best_before
+                self._forget_best(writer.failed.step)
             if self.args.process_index == 0:
                 next_try = "" if self.control.should_training_stop else _TOLD
                 print(f"WARNING: {writer.failed}\n{writer.failed.trace}{next_try}", flush=True)
