@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -323,6 +325,53 @@ def test_what_a_kill_left_is_put_in_order(tmp_path: Path) -> None:
     assert all(verify(path) == [] for path in checkpoints_of(tmp_path))
     assert {".lock", "log.jsonl", ".checkpoint-4.partial.txt"} < set(names(tmp_path)) and len(names(tmp_path)) == 6
     assert clean_partial(tmp_path) == []
+
+
+def refuse_to_delete(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in which a file is held open on another machine, for one, cannot be deleted."""
+    rmtree = shutil.rmtree
+
+    def refuse(path: Path, *args: object, **options: object) -> None:
+        if name in Path(path).name:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+
+
+def test_what_cannot_be_deleted_is_told_and_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2, 3):
+        make_checkpoint(tmp_path, step)
+    refuse_to_delete("checkpoint-1", monkeypatch)
+    for name in (".removed-checkpoint-1", ".checkpoint-1.partial", ".checkpoint-4.partial"):
+        (tmp_path / name).mkdir()
+    assert clean_partial(tmp_path) == [".checkpoint-4.partial"]
+    told = capsys.readouterr().out
+    assert told.count("WARNING: ") == 2 and ".removed-checkpoint-1 could not be deleted (" in told
+    assert rotate(tmp_path, 1) == ["checkpoint-1", "checkpoint-2"]
+    assert ".removed-checkpoint-1-2 could not be deleted" in capsys.readouterr().out
+    make_checkpoint(tmp_path, 1, {"a.pt": b"old"})
+    make_checkpoint(tmp_path, 1, {"a.pt": b"new"})  # in its place
+    assert (tmp_path / "checkpoint-1" / "a.pt").read_bytes() == b"new" and not verify(tmp_path / "checkpoint-1")
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["checkpoint-3", "checkpoint-1"]
+
+
+def test_a_checkpoint_that_was_moved_and_linked_to(tmp_path: Path) -> None:
+    """Only the link is removed."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for step in (1, 2, 3):
+        moved = make_checkpoint(run, step).rename(elsewhere / f"checkpoint-{step}")
+        (run / moved.name).symlink_to(moved)
+    assert newest_good(run) == (run / "checkpoint-3", [])
+    assert rotate(run, 2) == ["checkpoint-1"]
+    (run / ".removed-checkpoint-7").symlink_to(elsewhere)
+    assert clean_partial(run) == [".removed-checkpoint-7"]
+    make_checkpoint(run, 3, {"a.pt": b"new"})
+    assert names(run) == ["checkpoint-2", "checkpoint-3"] and not (run / "checkpoint-3").is_symlink()
+    assert all(verify(path) == [] for path in checkpoints_of(elsewhere)) and len(names(elsewhere)) == 3
 
 
 def test_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
