@@ -25,6 +25,8 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 MNLI_STARTED = ("RTE", "MRPC", "STS-B")
 """The tasks that may begin with a body fine-tuned on MNLI (Liu et al. 2019, section 5.1)."""
 
+_PROBED_TOKENS = 300  # of a vocabulary, spread over it
+
 # By the families' configurations: BERT and its kin; ModernBERT; DistilBERT; DeBERTa; XLNet; GPT-2; BART.
 DROPOUT_FIELDS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
@@ -89,20 +91,37 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: Any)
 def check_mnli_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> Path:
     """The folder of a model fine-tuned on MNLI, looked at.
 
-    tokenizer: the pretrained model's, whose vocabulary it has to have.
+    tokenizer: the pretrained model's, which has to make the same tokens of a text as the one in the folder.
 
     Raises:
-        UserError: it is no folder with a finished model, or has another vocabulary.
+        UserError: it is no folder with a finished model, or has another tokenizer.
     """
     if not Path(folder).is_dir():
         raise UserError(f"--mnli_model: {folder!r} is no folder; name the `model` folder of a run on MNLI")
     check_model(folder, "--mnli_model")
-    if load_tokenizer(folder, "--mnli_model").get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"--mnli_model: {folder!r} has another vocabulary than the pretrained model; name one that was fine-tuned "
-            "from it"
-        )
+    theirs, remedy = load_tokenizer(folder, "--mnli_model"), "name one that was fine-tuned from it"
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"--mnli_model: {folder!r} has another vocabulary than the pretrained model; {remedy}")
+    for text in _probes(tokenizer):
+        ours, found = (each(text, text, verbose=False)["input_ids"] for each in (tokenizer, theirs))
+        if ours != found:
+            raise UserError(
+                f"--mnli_model: {folder!r} reads texts otherwise than the pretrained model's tokenizer, of equal "
+                f"vocabulary (upper case, accents, word ends or special tokens); {remedy}"
+            )
     return Path(folder)
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts by which tokenizers of one vocabulary differ: their own tokens, small and capital, and what is no word."""
+    vocabulary = sorted(tokenizer.get_vocab())
+    words = " ".join(vocabulary[:: max(1, len(vocabulary) // _PROBED_TOKENS)])
+    return [
+        words,
+        words.title(),
+        words.upper(),
+        "Don't THEY pay £5.00 for a  café, naïve résumés, 你好 or HTTP://a_b.org?",
+    ]
 
 
 def load_config(name_or_path: str, option: str = "--model") -> Any:

@@ -25,7 +25,6 @@ from glue_eval.classifier import (
 )
 from glue_eval.data import read_split, task_folder
 from glue_eval.data_checks import FileCheck, check_files
-from glue_eval.diagnostics import labelled_file, read_diagnostics
 from glue_eval.finetune import FinetuneSpec, check_can_keep, finetune_run
 from glue_eval.finetune_engine import MOST_EVALUATIONS, evaluation_steps
 from glue_eval.keys import (
@@ -192,8 +191,6 @@ def check_files_read(data: Path, settings: Sequence[TaskSettings]) -> list[FileC
     if errors:
         more = f"\n{len(errors) - SHOWN_ERRORS} more: `python -m glue_eval check-data` tells all"
         raise UserError("\n".join(errors[:SHOWN_ERRORS]) + (more if len(errors) > SHOWN_ERRORS else ""))
-    if TASKS["AX"] in tasks and (labels := labelled_file(data)) is not None:
-        read_diagnostics(labels)
     return checks
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 import glue_eval.keys
 import glue_eval.sweep
@@ -169,6 +170,11 @@ def test_an_mnli_model_is_for_three_tasks(model: Path, data: Path, tmp_path: Pat
     check_loads(having)
     tiny_tokenizer([f"v{number}" for number in range(20)]).save_pretrained(started)
     with pytest.raises(UserError, match=r"--mnli_model: .* has another vocabulary than the pretrained model"):
+        plan_of(model, data, "--mnli_model", str(started))
+    lower = tiny_tokenizer()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    lower.save_pretrained(started)
+    with pytest.raises(UserError, match=r"--mnli_model: .* reads texts otherwise than the pretrained model's"):
         plan_of(model, data, "--mnli_model", str(started))
     tiny_tokenizer().save_pretrained(started)
     (started / "model.safetensors").write_bytes(b"damaged")
