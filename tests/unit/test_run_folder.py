@@ -43,6 +43,42 @@ def test_what_other_ranks_try_the_folder_with_is_nothing(tmp_path: Path) -> None
         RunFolder(tmp_path).check(OPTIONS, "no")
 
 
+def test_a_kill_before_the_first_file_is_whole_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    class Killed(BaseException):
+        """What a kill is, for a process that is not killed; nothing is cleared up after it."""
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("os.fsync", killed)
+        patch.setattr("os.unlink", killed)
+        run.claim(OPTIONS)
+    (left,) = run.path.iterdir()
+    assert left.name.startswith(".resolved.yaml.")
+    (run.path / f"{run_folder.PROBE}x1").mkdir()
+    for resume in ("no", "auto"):
+        run.check(OPTIONS, resume)
+    run.claim(OPTIONS)
+    assert not left.exists() and run.settings == OPTIONS
+
+
+def test_a_start_that_fails_leaves_nothing_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / ".lock").write_text("")
+    (run.path / f"{run_folder.PROBE}x1").mkdir()  # of a start that was killed
+    run.remove_if_empty()
+    assert not run.path.exists()
+    run.path.mkdir()
+    (run.path / f"{run_folder.PROBE}x1").mkdir()
+    (run.path / f"{run_folder.PROBE}x1" / "mine").write_text("")  # of one that is there just now
+    run.remove_if_empty()
+    assert run.path.exists()
+
+
 def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
     run = claimed(tmp_path / "run")
     with pytest.raises(UserError, match=r"unfinished run with the same settings; add `--resume auto`"):
@@ -181,6 +217,9 @@ def test_logs_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
         run.append("log.jsonl", {"step": step, "loss": 1.0 / step})
     with open(run.path / "log.jsonl", "a") as file:
         file.write('{"step": 4')  # the machine went down
+    with open(run.path / "starts.jsonl", "ab") as file:
+        file.write(b"\xff\x00")
+    run.check(OPTIONS, "auto")
     run.claim(OPTIONS, resumed_step=20)
     assert [line["step"] for line in run.read("log.jsonl")] == [10, 20]
     assert json.loads((run.path / "environment.json").read_text())["packages"]["torch"]
