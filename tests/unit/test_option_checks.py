@@ -69,7 +69,7 @@ def parse(*words: str) -> Options:
         ("--optim lion_8bit", "--optim lion_8bit: .*bitsandbytes"),
         ("--optim adamw --adam_beta1 2", "--optim adamw_torch: .*beta.*--adam_beta1"),
         ("--optim sgd --optim_args momentum", "--optim sgd: .*`--optim_args NAME=VALUE,NAME=VALUE`"),
-        ("--fsdp full_shard", "--fsdp: .*one process.*torchrun"),
+        ("--fsdp full_shard", "--fsdp: .*accelerators.*leave it out"),
         ("--torch_compile_backend foo", r"--torch_compile_backend: unknown value 'foo'; possible: .*eager"),
         ("--torch_compile_mode foo", r"--torch_compile_backend/--torch_compile_mode: .*foo"),
         ("--fp16 True --bf16 True", "--fp16 True beside `--bf16 True`: choose one"),
