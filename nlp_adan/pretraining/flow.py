@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.card import CARD, write_model_card
-from nlp_adan.pretraining.peak_memory import peak_memory
+from nlp_adan.pretraining.peak_memory import optimizer_state_bytes, peak_memory
 from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
@@ -61,6 +61,7 @@ class Pretraining(ABC, Generic[Data]):
 
     kind: RunKind  # what reports and cards say of it
     loss_name: str  # the figure of an evaluation that must be a number
+    loss_in_words: str  # what that is, with its unit
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -75,6 +76,10 @@ class Pretraining(ABC, Generic[Data]):
     @abstractmethod
     def prepare(self) -> Data:
         """The prepared data: opened, or made now."""
+
+    @abstractmethod
+    def sequence_length(self, data: Data) -> int:
+        """Tokens of a sequence."""
 
     @abstractmethod
     def make_trainer(self, data: Data, run: RunFolder, begin: Begin) -> PretrainingEngine:
@@ -106,8 +111,10 @@ class Beginning(TrainerCallback):
             self.act(kwargs["model"])
 
 
-def conduct(family: Pretraining[Data]) -> None:
+def conduct(family: Pretraining[Data], watchers: Sequence[TrainerCallback] = ()) -> None:
     """Train, save, evaluate; returns when the run is finished.
+
+    watchers: further callbacks of the engine's.
 
     Exits with `RESUME_EXIT_CODE` where a signal ended it early, after a checkpoint.
     """
@@ -126,14 +133,16 @@ def conduct(family: Pretraining[Data]) -> None:
     wait_at_most(engine.ddp_timeout)
     lock_run(run.path, engine.process_index)
     try:
-        _train(family, run, recorded)
+        _train(family, run, recorded, watchers)
     except Exception:
         if engine.process_index == 0:
             run.remove_if_empty()
         raise
 
 
-def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) -> None:
+def _train(
+    family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any], watchers: Sequence[TrainerCallback]
+) -> None:
     engine = family.options.engine
     checkpoint = find_checkpoint(run.path, engine.resume, engine.process_index)
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
@@ -159,6 +168,8 @@ def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) 
         print(family.beginning(model, data), flush=True)
 
     trainer = family.make_trainer(data, run, begin)
+    for watcher in watchers:
+        trainer.add_callback(watcher)
     with only_data(f"--resume: {checkpoint}", "Go on from a checkpoint of your own"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _stop_if_asked(trainer, run)
@@ -249,6 +260,7 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     metrics["trained_tokens"] = steps * trainer.meter.tokens_per_step
     if trainer.meter.flops_per_step is not None:
         metrics["trained_flops"] = steps * trainer.meter.flops_per_step
+    metrics["optimizer_state_bytes"] = optimizer_state_bytes(trainer.optimizer)
     metrics.update(peak_memory(trainer.args.device))
     run.finish(metrics)
     describe(run, family.kind, data.manifest)
