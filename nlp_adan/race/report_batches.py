@@ -117,12 +117,12 @@ def _is_edge(race: Race, name: str, size: int) -> bool:
 
 def _settings_table(race: Race) -> Table:
     rows = []
-    for size in batch_sizes(race):
-        for name in race.entrants:
+    for name in race.entrants:
+        for size in batch_sizes(race):
             if runs := _runs(race, name, size):
                 tried = ", ".join(f"{rate:.3g}" for rate in _tried(race, name, size)) or "no other"
-                rows.append((f"{size:,}", name, *settings_cells(runs[0].settings), tried))
-    heads = ("Batch size", "Entrant", "Betas", "Learning rate", "Weight decay", "Tried at this size")
+                rows.append((name, f"{size:,}", *settings_cells(runs[0].settings), tried))
+    heads = ("Entrant", "Batch size", "Betas", "Learning rate", "Weight decay", "Tried at this size")
     columns = tuple(Column(head, "right" if head in ("Batch size", "Learning rate", "Weight decay") else "left")
                     for head in heads)  # fmt: skip
     return Table(columns, tuple(rows), "The settings that raced at each batch size")

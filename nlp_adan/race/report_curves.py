@@ -161,8 +161,8 @@ def published_section(race: Race) -> Section:
         values = [interpolated(points, share * points[-1][0]) for points in (*ours.values(), *theirs.values())]
         rows.append((f"{100 * share:.0f} %", *(plain(value) for value in values)))
     words = (
-        "The published runs are longer, on other text, with another vocabulary and on other machines, one seed each, "
-        "so that heights do not compare. What does is which optimizer is ahead at which part of the run."
+        "The published runs are of one seed each; only where text, vocabulary and length are theirs do heights "
+        "compare. Elsewhere the course does: at which part of a run which optimizer is ahead."
     )
     plot = Image("published", svg, f"Curves here and published: {ends}.", "Left: means over the seeds of this race.")
     table = Table(columns, tuple(rows), "Losses in nats, by share of each run's own steps")

@@ -105,8 +105,8 @@ def _cost_table(race: Race) -> Table:
         finals = f"{search.cost / max(steps):.1f}" if steps else NOTHING
         seconds = duration(sum(run.seconds for run in runs))
         rows.append((entrant, *counts, finals, seconds, tried, "yes" if search.is_edge else "no"))
-    heads = ("Entrant", "Short runs", "Longer runs", "Steps", "In final runs", "Training time", "Learning rates tried",
-             "Chosen at the edge")  # fmt: skip
+    heads = ("Entrant", "Short runs", "Longer runs", "Steps", "Final runs' worth", "Training time",
+             "Learning rates tried", "Chosen at the edge")  # fmt: skip
     columns = (Column(heads[0]), *(Column(name, "right") for name in heads[1:]))
     return Table(columns, tuple(rows), "What the search cost: all its runs of an entrant together")
 
