@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -57,6 +57,9 @@ class Pretraining(ABC, Generic[Data]):
 
     Args:
         options: with `engine` (`PretrainingOptions`), `plan` and `resolved()`.
+
+    watchers: further callbacks of the engine's. is_described: whether a finished run is given a report, and its model a
+    card.
     """
 
     kind: RunKind  # what reports and cards say of it
@@ -65,6 +68,8 @@ class Pretraining(ABC, Generic[Data]):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.watchers: list[TrainerCallback] = []
+        self.is_described = True
 
     @abstractmethod
     def plan(self) -> str:
@@ -111,10 +116,8 @@ class Beginning(TrainerCallback):
             self.act(kwargs["model"])
 
 
-def conduct(family: Pretraining[Data], watchers: Sequence[TrainerCallback] = ()) -> None:
+def conduct(family: Pretraining[Data]) -> None:
     """Train, save, evaluate; returns when the run is finished.
-
-    watchers: further callbacks of the engine's.
 
     Exits with `RESUME_EXIT_CODE` where a signal ended it early, after a checkpoint.
     """
@@ -133,16 +136,14 @@ def conduct(family: Pretraining[Data], watchers: Sequence[TrainerCallback] = ())
     wait_at_most(engine.ddp_timeout)
     lock_run(run.path, engine.process_index)
     try:
-        _train(family, run, recorded, watchers)
+        _train(family, run, recorded)
     except Exception:
         if engine.process_index == 0:
             run.remove_if_empty()
         raise
 
 
-def _train(
-    family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any], watchers: Sequence[TrainerCallback]
-) -> None:
+def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) -> None:
     engine = family.options.engine
     checkpoint = find_checkpoint(run.path, engine.resume, engine.process_index)
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
@@ -168,7 +169,7 @@ def _train(
         print(family.beginning(model, data), flush=True)
 
     trainer = family.make_trainer(data, run, begin)
-    for watcher in watchers:
+    for watcher in family.watchers:
         trainer.add_callback(watcher)
     with only_data(f"--resume: {checkpoint}", "Go on from a checkpoint of your own"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -185,7 +186,7 @@ def describe(run: RunFolder, kind: RunKind, manifest: Mapping[str, Any] | None =
 def _tell_finished(family: Pretraining[Data], run: RunFolder) -> None:
     """Say that the run is finished, and write what a start that was killed at its very end did not."""
     if family.options.engine.process_index == 0:
-        if not (run.path / CARD).is_file():  # ended between its last figures and its report
+        if family.is_described and not (run.path / CARD).is_file():  # ended between its last figures and its report
             describe(run, family.kind)
         print(f"{run.path} holds this run, finished: nothing to do")
 
@@ -263,9 +264,8 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     metrics["optimizer_state_bytes"] = optimizer_state_bytes(trainer.optimizer)
     metrics.update(peak_memory(trainer.args.device))
     run.finish(metrics)
-    describe(run, family.kind, data.manifest)
-    folder = run.path
-    print(
-        f"{family.result(metrics)}\nmodel:  {folder}\nreport: {folder / 'report.html'}, {folder / 'report.md'}",
-        flush=True,
-    )
+    told = [family.result(metrics), f"model:  {run.path}"]
+    if family.is_described:
+        describe(run, family.kind, data.manifest)
+        told.append(f"report: {run.path / 'report.html'}, {run.path / 'report.md'}")
+    print("\n".join(told), flush=True)

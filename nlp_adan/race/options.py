@@ -45,7 +45,7 @@ class RaceOptions:
         default_factory=lambda: ["auto"],
         metadata={
             "help": "Peak learning rates to try: `auto` searches; `1e-3,2e-3` for all; `adamw=1e-3,2e-3 adan=4e-3` for "
-            "each. A single rate is not searched, nor are betas then: the first preset races. The second adamw: adamw-2."
+            "each. A single rate is not searched, nor are betas: the first preset races. The second adamw is adamw-2."
         },
     )
     weight_decay: list[str] = dataclasses.field(

@@ -87,7 +87,7 @@ def _tries_table(race: Race) -> Table:
         longer = {run.settings: run for run in search.longer}
         short = {run.settings: run for run in search.short}
         for settings in dict.fromkeys((*short, *longer)):
-            losses = (loss_cell(short.get(settings)), loss_cell(longer.get(settings)))
+            losses = (loss_cell(short.get(settings)), loss_cell(longer[settings]) if settings in longer else "")
             rows.append((entrant, *settings_cells(settings), *losses, "raced" if settings == search.chosen else ""))
     heads = ("Entrant", "Betas", "Learning rate", "Weight decay", "Short run", "Longer run", "Remark")
     columns = tuple(Column(name, "left" if name in ("Entrant", "Betas", "Remark") else "right") for name in heads)

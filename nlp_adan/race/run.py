@@ -45,9 +45,11 @@ def race_run(
     quiet_libraries()
     run = RunFolder(folder / RUN)
     family = open_door(door)([*words, "--output_dir", str(run.path), "--resume", "auto", "--disable_tqdm", "true"])
+    family.watchers.append(_Watch(advance, family.options.budget.max_hours))
+    family.is_described = False  # the race's report is
     diverged = ""
     try:
-        conduct(family, watchers=[_Watch(advance, family.options.budget.max_hours)])
+        conduct(family)
     except Diverged as error:
         diverged = str(error)
     engine = family.options.engine
