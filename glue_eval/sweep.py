@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from glue_eval import PRELOAD
-from glue_eval.options import check_options, command_parser, recipe_path, task_settings
+from glue_eval.options import PROGRAM, check_options, command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
 from glue_eval.protocol import OWN_FILES, Failure
 from glue_eval.recorded import read_recorded, read_result
@@ -52,7 +53,8 @@ def sweep(words: Sequence[str]) -> int:
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="tasks"):
         recipe = recipe_path(words, glue.config)
-        plan = make_plan(settings, model, recipe, Path(engine.output_dir), environment())
+        where = {**environment(), "command": shlex.join([*PROGRAM.split(), *words])}
+        plan = make_plan(settings, model, recipe, Path(engine.output_dir), where)
     if glue.dry_run:
         from glue_eval.dry_run import dry_run
 
