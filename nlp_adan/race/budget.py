@@ -12,7 +12,7 @@ from nlp_adan.errors import UserError, nearest
 KINDS = ("steps", "tokens", "hours")
 # Of the shortest run: with fewer, a schedule with a warm-up is none, and no loss tells two rates apart.
 LEAST_STEPS, LEAST_HOURS = 20, 10 / 3600
-UNKNOWN_EVAL_STEPS = 100
+UNKNOWN_EVAL_STEPS, NEVER = 100, 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Budget:
         return ["--max_hours", f"{self.hours:.6g}"] if self.steps is None else ["--max_steps", str(self.steps)]
 
     def eval_steps(self, evaluations: int) -> int:
-        """Steps between evaluations, a divisor of all steps where one is near."""
+        """Steps between evaluations, a divisor of all steps where one is near; of 1 evaluation, that at the end."""
         if self.steps is None:
-            return UNKNOWN_EVAL_STEPS
+            return UNKNOWN_EVAL_STEPS if evaluations > 1 else NEVER
         wanted = max(1, self.steps // evaluations)
         near = [every for every in range(wanted, min(2 * wanted, self.steps) + 1) if self.steps % every == 0]
         return near[0] if near else wanted

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nlp_adan.errors import UserError, nearest
 from nlp_adan.pretraining.flow import Pretraining
 from nlp_adan.race.budget import Budget, parse_budget
@@ -48,7 +50,8 @@ def prepare_race(family: str, door: str, options: RaceOptions, words: list[str])
     decays = numbers_of_each("weight_decay", options.weight_decay, names)
     sizes = batch_sizes(options.batch_sizes)
     make = open_door(door)
-    start_server([door.partition(":")[0]])  # it imports while this process does
+    if not torch.accelerator.is_available():
+        start_server([door.partition(":")[0]])  # it imports while this process does
     with same_environment():
         run = _first(make, [*words, "--output_dir", str(folder / RUNS)])
         recipe = run.options.resolved()
@@ -116,8 +119,8 @@ def _check_validation(run: Pretraining[Any], data: Any) -> None:
     """A race is decided on text that nobody trained on."""
     if len(data.valid) < 2:
         raise UserError(
-            f"--data: {data.folder} has no validation part, and a race is decided on one; give text that has, or a "
-            "larger --valid_fraction"
+            f"--data: recipe {run.options.data.recipe} has no validation data in {data.folder}, and a race is decided "
+            "on them; give more text, or a larger --valid_fraction"
         )
 
 
