@@ -38,7 +38,7 @@ def on_page_content(content: str, page: Page, **_: object) -> str:
 
 
 def display(tex: str) -> str:
-    """A formula on lines of its own; `aligned`, whose cells end at & and whose rows at a double backslash, as a grid."""
+    """A formula on lines of its own; `aligned` (cells end at &, rows at two backslashes) as a grid."""
     tex = tex.replace(r"\frac", r"\dfrac")
     aligned = ALIGNED.fullmatch(tex)
     rows = re.split(r"\\\\", aligned[1]) if aligned else [tex]
