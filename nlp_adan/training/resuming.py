@@ -7,7 +7,8 @@ from pathlib import Path
 from nlp_adan.errors import UserError
 from nlp_adan.locks import RankLock
 from nlp_adan.training.agreement import fail_together, largest_over_ranks
-from nlp_adan.training.checkpoint.manifest import Manifest, verify
+from nlp_adan.training.checkpoint.manifest import OPTIMIZER_FOLDER, Manifest, verify
+from nlp_adan.training.checkpoint.optimizer_parts import DESCRIPTION
 from nlp_adan.training.checkpoint.run_checkpoints import clean_partial, newest_good, set_aside
 
 
@@ -92,6 +93,16 @@ def check_batches(checkpoint: Path, sequences_per_step: int) -> None:
         raise UserError(
             f"--resume: the run took {before} sequences a step and would now take {sequences_per_step}; "
             f"`--global_batch_size {before}` keeps its batches on any number of ranks"
+        )
+
+
+def check_fsdp(checkpoint: Path, by_fsdp: bool) -> None:
+    """Raise a UserError where FSDP wrote a checkpoint and does not train here, or the other way round."""
+    was_by_fsdp = f"{OPTIMIZER_FOLDER}/{DESCRIPTION}" not in Manifest.read(checkpoint).files
+    if was_by_fsdp != by_fsdp:
+        raise UserError(
+            f"--resume: {checkpoint} was written {'under' if was_by_fsdp else 'without'} FSDP, whose files are its "
+            f"own; go on {'under' if was_by_fsdp else 'without'} it, or begin another run in another --output_dir"
         )
 
 

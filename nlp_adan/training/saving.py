@@ -36,6 +36,7 @@ from nlp_adan.training.checkpoint.tensor_files import TensorFile
 from nlp_adan.training.checkpoint.writer import CheckpointWriter, Failure
 from nlp_adan.training.environment import package_versions
 from nlp_adan.training.positions import PositionEngine
+from nlp_adan.training.resuming import check_fsdp
 
 # After a save that failed, another one is tried so much later.
 RETRY_SECONDS = 60.0
@@ -166,9 +167,14 @@ class SavingEngine(PositionEngine):
             self.finish_saving()
             self._push_from_checkpoint(str(Path(options.output_dir) / f"checkpoint-{step}"))
 
+    @property
+    def _random_state(self) -> str:
+        """The Trainer's name of this rank's random state in a checkpoint."""
+        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+
     def _written(self, partial: Path) -> list[str]:
         """Files that are in the folder already, each named by one rank."""
-        mine = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        mine = self._random_state
         if self.is_fsdp_enabled:
             wait_for_all_ranks()  # any rank may have written any file
         found = [path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()]
@@ -263,6 +269,7 @@ class SavingEngine(PositionEngine):
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """See the Trainer. Where a run's weights are of lower precision than the optimizer's, the optimizer's."""
+        check_fsdp(Path(resume_from_checkpoint), self.is_fsdp_enabled)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:
             for name, weight in master_weights(Path(resume_from_checkpoint)).items():
@@ -277,8 +284,11 @@ class SavingEngine(PositionEngine):
         self.lr_scheduler.load_state_dict(state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """See the Trainer. With another number of ranks, each draws anew what belongs to this step."""
-        if checkpoint is None or Manifest.read(Path(checkpoint)).world_size == self.args.world_size:
+        """See the Trainer. Among another number of ranks, or without a state, each draws what belongs to this step."""
+        if checkpoint is None:
+            return
+        manifest = Manifest.read(Path(checkpoint))
+        if manifest.world_size == self.args.world_size and self._random_state in manifest.files:
             super()._load_rng_state(checkpoint)
             return
         seed = torch.tensor([self.args.seed, self.state.global_step, self.args.process_index])
