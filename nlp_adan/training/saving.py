@@ -35,7 +35,7 @@ from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, rotate
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
 from nlp_adan.training.checkpoint.writer import CheckpointWriter, Failure
 from nlp_adan.training.environment import package_versions
-from nlp_adan.training.positions import PositionEngine
+from nlp_adan.training.hub import HubEngine
 from nlp_adan.training.resuming import check_fsdp
 
 # After a save that failed, another one is tried so much later.
@@ -45,7 +45,7 @@ _TOLD = f"the training goes on, with the earlier checkpoints; the next try is in
 _RANKS_OWN = ("optimizer/", "memory-")
 
 
-class SavingEngine(PositionEngine):
+class SavingEngine(HubEngine):
     """The engine whose checkpoints survive, on any number of ranks and at any stage of ZeRO."""
 
     control: TrainerControl
