@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlp_adan.storage import sha256_file
-from nlp_adan.training.checkpoint import host_memory, snapshot
-from nlp_adan.training.checkpoint.host_memory import available_host_bytes
+from nlp_adan.training.checkpoint import snapshot
 from nlp_adan.training.checkpoint.snapshot import Snapshot, _Accelerator
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
 
@@ -306,34 +305,3 @@ def test_on_a_gpu(room: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             tensor.normal_()
         writing.end()
         writing.check()
-
-
-# ---- memory ----
-
-
-@pytest.mark.parametrize(
-    ("limit", "ranks", "expected"),
-    [(None, 1, 4096000), ("max", 1, 4096000), ("1000000", 1, 700000), ("1000000", 2, 350000), ("200000", 1, 0)],
-)
-def test_memory_that_is_left(
-    limit: str | None, ranks: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
-    (tmp_path / "stat").write_text("file 123\nanon 300000\nanon_thp 7\n")
-    if limit is not None:
-        (tmp_path / "max").write_text(limit + "\n")
-    monkeypatch.setattr(host_memory, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(host_memory, "_LIMITS", ((tmp_path / "max", tmp_path / "stat", "anon"),))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert available_host_bytes() == expected
-
-
-def test_a_system_that_does_not_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "_MEMORY", tmp_path / "none")
-    monkeypatch.setattr(host_memory, "_LIMITS", ())
-    assert available_host_bytes() is None
-    assert snapshot._room(torch.device("cpu")) == float("inf")
-
-
-def test_this_system_says() -> None:
-    assert (available_host_bytes() or 0) > 1 << 20
