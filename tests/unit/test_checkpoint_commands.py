@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from nlp_adan import Adan
 from nlp_adan.errors import UserError
+from nlp_adan.training import checkpoint as checkpoint_package
 from nlp_adan.training.checkpoint import derived_folder, inspection
 from nlp_adan.training.checkpoint.commands import main
 from nlp_adan.training.checkpoint.optimizer_parts import OptimizerParts
@@ -285,6 +287,12 @@ def test_mistakes_in_the_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
             main(["inspect", folder])
     monkeypatch.chdir(run / "checkpoint-3")
     assert main(["verify", "."]) == 0
+
+
+def test_the_package_says_what_each_of_its_files_is_for() -> None:
+    (folder,) = map(Path, checkpoint_package.__path__)
+    files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\b\w+\.py\b", checkpoint_package.__doc__ or "")) == files
 
 
 def test_the_help_fits_a_screen() -> None:
