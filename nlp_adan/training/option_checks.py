@@ -177,6 +177,7 @@ def _origin(given: Any) -> str:
 def _check_ranges(options: Any) -> None:
     for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         check_range(option, getattr(options, option), 1)
+    check_range("ddp_timeout", options.ddp_timeout, 1)
     for option in ("learning_rate", "weight_decay", "warmup_steps"):
         check_range(option, getattr(options, option), 0)
     if options.max_grad_norm != math.inf:  # which clips nothing

@@ -57,6 +57,7 @@ def parse(*words: str) -> Options:
         ("--num_train_epochs nan", "--num_train_epochs: nan is out of range"),
         ("--num_train_epochs 0", "--num_train_epochs: 0 would train nothing; give more than 0"),
         ("--learning_rate inf", "--learning_rate: inf is out of range; give a finite number"),
+        ("--ddp_timeout 0", "--ddp_timeout: 0 is out of range"),
         ("--max_grad_norm nan", "--max_grad_norm: nan is out of range"),
         ("--dataloader_num_workers -1", "--dataloader_num_workers: -1 is out of range"),
         ("--dataloader_persistent_workers True", "--dataloader_persistent_workers: .*`--dataloader_num_workers 1`"),
