@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -287,6 +288,29 @@ def test_mistakes_in_the_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
             main(["inspect", folder])
     monkeypatch.chdir(run / "checkpoint-3")
     assert main(["verify", "."]) == 0
+
+
+def denied(path: object, *_: object, **__: object) -> Any:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_folder_that_the_user_may_not_read(command: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(UserError, match=r"DIR: '.*tiny': Permission denied; see that it can be read"):
+        main([command, str(run)])
+
+
+def test_a_file_that_the_user_may_not_read(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the checkpoint's, and not one of the folder that is written."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        assert main(["verify", str(run)]) == 1
+    monkeypatch.setattr(derived_folder, "open", denied, raising=False)
+    for words in (["export"], ["reshard", "--world_size", "1", "--stage", "0"]):
+        with pytest.raises(UserError, match=r"DIR: '.*checkpoint-5/.*': Permission denied; see that it can be read"):
+            main([words[0], str(run), *words[1:], "--output_dir", str(tmp_path / "out")])
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_package_says_what_each_of_its_files_is_for() -> None:

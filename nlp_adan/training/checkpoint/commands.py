@@ -76,7 +76,12 @@ def main(words: Sequence[str]) -> int:
             f"unknown command {command!r}{nearest(command, COMMANDS)}; known are {', '.join(COMMANDS)}: see "
             f"`{COMMAND} --help`"
         )
-    return COMMANDS[command](others)
+    try:
+        return COMMANDS[command](others)
+    except OSError as error:
+        if error.filename is None:  # what is printed is not read any more
+            raise
+        raise UserError(f"DIR: {str(error.filename)!r}: {error.strerror}; see that it can be read") from error
 
 
 def inspect_command(words: Sequence[str]) -> int:
