@@ -132,7 +132,8 @@ class RunFolder:
         return int(starts[-1].get("world_size", 1)) if starts else 1
 
     def _check_writable(self) -> None:
-        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        # os.path's: what may not be looked at counts as not there, and is told of by the folder above.
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
         try:
             if parent.is_dir():
                 tempfile.TemporaryDirectory(dir=parent, prefix=PROBE).cleanup()
@@ -252,9 +253,10 @@ def _step_of(line: bytes) -> float:
 
 def _check_named(checkpoint: Path, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> None:
     """Check that a checkpoint can be gone on from, and that it is of a run with the same settings."""
-    if not (checkpoint / MANIFEST).is_file():
+    if not os.path.isfile(checkpoint / MANIFEST):
         raise UserError(
-            f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder (no {MANIFEST}); name one, or `auto`"
+            f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder (no {MANIFEST} to read); "
+            "name one, or `auto`"
         )
     run = RunFolder(checkpoint.absolute().parent)
     settings = run.settings

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from nlp_adan.errors import UserError
+from nlp_adan.training import checkpoint as checkpoint_package
 from nlp_adan.training.checkpoint import manifest as manifest_module
 from nlp_adan.training.checkpoint.manifest import Manifest, verify
 from nlp_adan.training.checkpoint.run_checkpoints import (
@@ -236,3 +238,9 @@ def test_files_are_safe_before_the_name_is(tmp_path: Path, monkeypatch: pytest.M
     assert {f"sync {partial}", f"sync {partial}/optimizer"} <= set(done[:at])
     assert all(f"sync {partial}/{name}" in done[:at] for name in FILES)
     assert any(word.startswith(f"sync {partial}/.manifest.json") for word in done[:at])
+
+
+def test_the_package_says_what_each_of_its_files_is_for() -> None:
+    (folder,) = map(Path, checkpoint_package.__path__)
+    files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\b\w+\.py\b", checkpoint_package.__doc__ or "")) == files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_a_folder_with_something_else(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write into '/proc'.*choose another folder"):
         RunFolder("/proc/nope").check(OPTIONS, "no")
+
+
+def test_what_the_user_may_not_look_at(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    checkpoint = make_checkpoint(closed, 7)
+    closed.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # root may look at everything
+        with pytest.raises(UserError, match=r"--output_dir: cannot write into '.*' \(Permission denied\)"):
+            RunFolder(closed / "runs" / "new").check(OPTIONS, "no")
+        with pytest.raises(
+            UserError, match=r"checkpoint-7' is not a whole checkpoint folder \(no manifest.json to read"
+        ):
+            run_folder._check_named(checkpoint, OPTIONS, 1, frozenset())
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        closed.chmod(0o700)
 
 
 def test_a_named_checkpoint_is_of_a_run_with_the_same_settings(tmp_path: Path) -> None:
