@@ -160,6 +160,9 @@ def growth_plot(
         if high < 10 * low:  # a decade at least: what hardly grows must not look as if it did
             middle = (low * high) ** 0.5
             axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.10g}")  # powers of ten would be formulas, which are not drawn
+            axis.set_minor_formatter("")
         if points or formulas:
             axes.legend(frameon=False, labelcolor=INK, fontsize=10)
         label_axes(axes, x_label, y_label, title)
