@@ -16,6 +16,7 @@ from glue_eval.check_command import data_folder
 from glue_eval.classifier import (
     MNLI_STARTED,
     WEIGHT_FILES,
+    check_length,
     check_mnli_model,
     check_model,
     check_vocabulary,
@@ -122,6 +123,8 @@ def make_plan(
     checks = check_files_read(data, settings)
     tokenizer, config = load_tokenizer(str(model)), load_config(str(model))
     check_vocabulary(glue.model or "", tokenizer, config)
+    for each in settings:
+        check_length(glue.model or "", tokenizer, each.glue.max_length, config)
     weights, tokenizers = weights_sha256(model), tokenizer_sha256(model, tokenizer)
     mnli_weights = None if mnli_model is None else weights_sha256(check_mnli_model(mnli_model, tokenizer))
     specs, workloads, keys = [], [], []

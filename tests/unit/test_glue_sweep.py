@@ -367,6 +367,63 @@ def test_a_damaged_model_folder(name: str, text: str | None, told: str, model: P
         check_loads(plan_of(model, data))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"num_hidden_layers": 4},
+            r"hold no bert\.encoder\.layer\.2\.\S+ \(nor 31 others\), which its config.json asks",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            r"hold \S*encoder\.layer\.1\.\S+ \(and 15 others\), which .* no place for; take both",
+        ),
+        ({"model_type": "distilbert"}, r"hold no distilbert\.transformer\.\S+ \(nor \d+ others\)"),
+        ({"num_hidden_layers": "two"}, "cannot be loaded .*num_hidden_layers"),
+        ({"hidden_act": "foo"}, "cannot be loaded .*foo"),
+        ({"pad_token_id": 9999}, "cannot be loaded .*Padding_idx"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration(
+    changes: dict[str, Any], told: str, model: Path, data: Path
+) -> None:
+    """Parts of a body without weights would be trained from random numbers, and layers too many left out, silently."""
+    tiny_bert(model, num_hidden_layers=2)
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=f"^--model: .*{told}"):
+        check_loads(plan_of(model, data))
+
+
+def test_weights_in_parts_that_are_not_there(model: Path, data: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with pytest.raises(UserError, match=r"^--model: .*cannot be loaded \("):
+        check_loads(plan_of(model, data))
+
+
+@pytest.mark.parametrize(
+    ("length", "words", "told"),
+    [
+        (
+            64,
+            ["--max_length", "65"],
+            "--max_length: 65 is more than the 64 tokens that the model reads; give at most 64",
+        ),
+        (2, [], r"--model: .* reads 2 tokens at most \(model_max_length in tokenizer_config.json, max_position_embed"),
+        (-1, [], "--model: .* reads -1 tokens at most"),
+        ("long", [], "--model: .*model_max_length 'long' .* is no number"),
+    ],
+)
+def test_lengths_that_the_model_does_not_reach(
+    length: int | str, words: list[str], told: str, model: Path, data: Path
+) -> None:
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": length}))
+    with pytest.raises(UserError, match=told):
+        plan_of(model, data, *words)
+
+
 def test_two_sweeps_on_one_folder(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is a process's: here only that it is asked for, and that a refusal leaves the plan alone."""
 
