@@ -22,7 +22,7 @@ from nlp_adan.locks import LOCK, RankLock, folder_lock
 
 # Locks are a process's own. Forked: the children do no more than lock and wait.
 FORK = multiprocessing.get_context("fork")
-SOON_SECONDS = 30.0
+SOON_SECONDS = 120.0
 
 
 def serve(words: Connection) -> None:
