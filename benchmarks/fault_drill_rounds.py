@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from fault_drill_rank import RANKS
-from fault_drill_starts import SAVE_STEPS, Failure, Missed, Run, Start, Trainings, suspended
+from fault_drill_starts import POLL_SECONDS, SAVE_STEPS, Failure, Missed, Run, Start, Trainings, suspended
 
 from nlp_adan.errors import EXIT_CODE
 from nlp_adan.training.checkpoint.manifest import MANIFEST, Manifest
@@ -26,6 +27,7 @@ from nlp_adan.training.signals import RESUME_EXIT_CODE
 ALL_RANKS = tuple(range(RANKS))
 # After its step a fault waits up to so long: some steps, or within a save that has begun.
 STEP_DELAY_SECONDS, SAVE_DELAY_SECONDS = 0.1, 0.02
+ALONE_SECONDS = 60.0  # a rank without the other has ended by then, if it does by itself
 MOST_FULL_SAVES = 3  # saves one after the other that find no space
 RESUME = ("--resume", "auto")
 
@@ -280,12 +282,31 @@ def stale_lock(plan: Plan, trainings: Trainings, run: Run) -> Injected:
                 raise Missed
             _try_beside(plan, trainings, run, orphans)
             if not plan.goes_on:
-                for orphan in orphans:
-                    orphan.kill()
+                _kill(orphans)
+        end = "went on to their end" if plan.goes_on else "were killed after another start"
+        if plan.goes_on and plan.ranks != ALL_RANKS and not _end_alone(start):
+            # gloo does not wake all that wait for a rank that died: the message of the start beside it says what to do.
+            _kill(orphans)
+            end = "waited for the dead one until it was killed"
         start.wait_until_gone()
     who = "both ranks" if plan.ranks == ALL_RANKS else f"rank {plan.ranks[0]}"
-    end = "went on to their end" if plan.goes_on else "were killed after another start"
     return Injected(f"the launcher killed, {who} outlived it and {end}, at step {run.step}", run.step, in_save)
+
+
+def _kill(ranks: Sequence[psutil.Process]) -> None:
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
+
+
+def _end_alone(start: Start) -> bool:
+    """Whether a rank without the other comes to an end soon."""
+    until = time.monotonic() + ALONE_SECONDS
+    while start.members():
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _try_beside(plan: Plan, trainings: Trainings, run: Run, orphans: Sequence[psutil.Process]) -> None:

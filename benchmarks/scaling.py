@@ -32,6 +32,7 @@ from bert.model_options import model_config
 from bert.options import parse_options
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.pretraining.plan import Devices, Workload, make_plan
+from nlp_adan.reporting.document import standalone
 from nlp_adan.reporting.plots import growth_plot
 from nlp_adan.storage import write_json, write_text
 from nlp_adan.training.environment import num_cpu_cores
@@ -251,7 +252,7 @@ def main() -> None:
     axes = {name: axis for name in AXES for axis in [{**kept, **measured}.get(name)] if axis}
     if options.plots:
         for name, axis in axes.items():
-            write_text(options.plots / f"scaling_{name}.svg", plot(name, axis["rows"]))
+            write_text(options.plots / f"scaling_{name}.svg", standalone(plot(name, axis["rows"])))
     if options.json:
         headline = max(exponent for axis in axes.values() for exponent in axis["exponents"].values())
         write_json(options.json, {"headline": headline, "axes": axes})

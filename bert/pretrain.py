@@ -38,7 +38,12 @@ from nlp_adan.training.run_folder import RunFolder
 def main(words: Sequence[str]) -> None:
     """`run_pretrain.py bert WORDS`: see `nlp_adan.pretraining.flow.conduct`."""
     quiet_libraries()
-    conduct(MaskedLMPretraining(parse_options(words)))
+    conduct(pretraining(words))
+
+
+def pretraining(words: Sequence[str]) -> MaskedLMPretraining:
+    """A run of a BERT with these options, to be conducted. Raises UserError for a mistake in them."""
+    return MaskedLMPretraining(parse_options(words))
 
 
 class MaskedLMPretraining(Pretraining[PreparedData]):
@@ -48,6 +53,7 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
     _tokenizer: PreTrainedTokenizerBase
     kind = MASKED_LM
     loss_name = "eval_mlm_loss"
+    loss_in_words = "validation MLM loss, nats a masked token"
 
     def plan(self) -> str:
         """See `Pretraining.plan`."""
@@ -63,6 +69,10 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
         tokenizer = data.tokenizer or model.model_name_or_path
         prepared, self._tokenizer = prepare_corpus(dataclasses.replace(data, tokenizer=tokenizer))
         return prepared
+
+    def sequence_length(self, data: PreparedData) -> int:
+        """See `Pretraining.sequence_length`."""
+        return data.block_size
 
     def make_trainer(self, data: PreparedData, run: RunFolder, begin: Begin) -> PretrainingEngine:
         """See `Pretraining.make_trainer`."""

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from glue_eval.body_weights import body_problem
 from glue_eval.tasks import THREE_WAY, Task
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
@@ -24,6 +25,9 @@ from nlp_adan.weights import only_weights
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MNLI_STARTED = ("RTE", "MRPC", "STS-B")
 """The tasks that may begin with a body fine-tuned on MNLI (Liu et al. 2019, section 5.1)."""
+
+MIN_LENGTH = 4  # tokens of an example: two of its own beside those that frame it
+_PROBED_TOKENS = 300  # of a vocabulary, spread over it
 
 # By the families' configurations: BERT and its kin; ModernBERT; DistilBERT; DeBERTa; XLNet; GPT-2; BART.
 DROPOUT_FIELDS = (
@@ -89,37 +93,82 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: Any)
 def check_mnli_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> Path:
     """The folder of a model fine-tuned on MNLI, looked at.
 
-    tokenizer: the pretrained model's, whose vocabulary it has to have.
+    tokenizer: the pretrained model's, which has to make the same tokens of a text as the one in the folder.
 
     Raises:
-        UserError: it is no folder with a finished model, or has another vocabulary.
+        UserError: it is no folder with a finished model, or has another tokenizer.
     """
     if not Path(folder).is_dir():
         raise UserError(f"--mnli_model: {folder!r} is no folder; name the `model` folder of a run on MNLI")
     check_model(folder, "--mnli_model")
-    if load_tokenizer(folder, "--mnli_model").get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"--mnli_model: {folder!r} has another vocabulary than the pretrained model; name one that was fine-tuned "
-            "from it"
-        )
+    theirs, remedy = load_tokenizer(folder, "--mnli_model"), "name one that was fine-tuned from it"
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"--mnli_model: {folder!r} has another vocabulary than the pretrained model; {remedy}")
+    for text in _probes(tokenizer):
+        ours, found = (each(text, text, verbose=False)["input_ids"] for each in (tokenizer, theirs))
+        if ours != found:
+            raise UserError(
+                f"--mnli_model: {folder!r} reads texts otherwise than the pretrained model's tokenizer, of equal "
+                f"vocabulary (upper case, accents, word ends or special tokens); {remedy}"
+            )
     return Path(folder)
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts by which tokenizers of one vocabulary differ: their own tokens, small and capital, and what is no word."""
+    vocabulary = sorted(tokenizer.get_vocab())
+    words = " ".join(vocabulary[:: max(1, len(vocabulary) // _PROBED_TOKENS)])
+    return [
+        words,
+        words.title(),
+        words.upper(),
+        "Don't THEY pay £5.00 for a  café, naïve résumés, 你好 or HTTP://a_b.org?",
+    ]
 
 
 def load_config(name_or_path: str, option: str = "--model") -> Any:
     """The configuration of a model folder or of a hub model."""
     try:
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise _not_loaded(name_or_path, option, error) from error
+
+
+def _not_loaded(name_or_path: str, option: str, error: Exception) -> UserError:
+    known = isinstance(error, (OSError, ValueError, RuntimeError, SafetensorError)) and str(error)
+    told = str(error).splitlines()[0] if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return UserError(f"{option}: {name_or_path!r} cannot be loaded ({told}); mend its files, or take them anew")
 
 
 def usable_length(task: Task, tokenizer: PreTrainedTokenizerBase, asked: int | None, config: Any = None) -> int:
     """Tokens of an example at most: what was asked for, else the task's, as far as tokenizer and model reach."""
-    reach = [asked or task.max_length, int(tokenizer.model_max_length)]
+    return min(asked or task.max_length, _reach(tokenizer, config))
+
+
+def check_length(name: str, tokenizer: PreTrainedTokenizerBase, asked: int | None, config: Any) -> None:
+    """Raise a UserError where a model reads no sentence, or fewer tokens than were asked for."""
+    sources = "model_max_length in tokenizer_config.json, max_position_embeddings in config.json"
+    length: Any = tokenizer.model_max_length
+    if not isinstance(length, (int, float)):
+        raise UserError(
+            f"--model: {name!r}: model_max_length {length!r} in tokenizer_config.json is no number; give the tokens "
+            "that the model reads, such as 512"
+        )
+    reach = _reach(tokenizer, config)
+    if reach < MIN_LENGTH:
+        raise UserError(f"--model: {name!r} reads {reach} tokens at most ({sources}); mend them")
+    if asked is not None and asked > reach:
+        raise UserError(f"--max_length: {asked} is more than the {reach} tokens that the model reads; give at most "
+                        f"{reach}, or leave it out")  # fmt: skip
+
+
+def _reach(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """The tokens that a model reads at most."""
+    reach = int(tokenizer.model_max_length)
     if isinstance(positions := getattr(config, "max_position_embeddings", None), int) and positions > 0:
         offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_FAMILIES else 0
-        reach.append(positions - offset)
-    return min(reach)
+        reach = min(reach, positions - offset)
+    return reach
 
 
 def load_classifier(
@@ -159,16 +208,22 @@ def load_classifier(
 def _load(name_or_path: str, config: Any, option: str = "--model") -> PreTrainedModel:
     try:
         with only_weights(name_or_path, option):
-            return AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, config=config, dtype=torch.float32, trust_remote_code=False
+            model, told = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever damaged files make of the library
         if "ignore_mismatched_sizes" in str(error):
             raise UserError(
                 f"{option}: {name_or_path!r}: its weights have other sizes than its config.json says"
                 f"{_mismatch(name_or_path, config)}; take both from one model"
             ) from error
-        raise UserError(f"{option}: {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise _not_loaded(name_or_path, option, error) from error
+    if problem := body_problem(model, told):
+        raise UserError(f"{option}: {name_or_path!r}: {problem}")
+    found: PreTrainedModel = model
+    return found
 
 
 def _mismatch(name_or_path: str, config: Any) -> str:

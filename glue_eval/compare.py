@@ -99,7 +99,7 @@ def make_document(comparison: Comparison, where: dict[str, Any]) -> Document:
     """The comparison as a document."""
     labels = [side.label for side in comparison.sides]
     title = f"GLUE: {' / '.join(labels)}{comparison.mark}"
-    sections = [_protocol_section(comparison), _scores_section(comparison)]
+    sections = [_protocol_section(comparison), _scores_section(comparison), _reading_section(comparison)]
     sections += [_differences_section(comparison, *other) for other in comparison.others]
     sections += [_reports_section(comparison), environment_section(where)]
     return Document(title, verdict(comparison), tuple(sections))
@@ -228,6 +228,21 @@ def _cell(side: Side, task: str, name: str) -> str:
     return f"{mean_and_deviation(found[0])} (n {len(found[0].values)})" if found else NOTHING
 
 
+def _reading_section(comparison: Comparison) -> Section:
+    """What the tables of differences say, once for all of them."""
+    first = comparison.sides[0].label
+    told = (
+        f"Difference: the mean over a model's runs less that over the runs of {first}, times 100. Its interval is a "
+        f"paired bootstrap: {NUM_RESAMPLES:,} times the development examples are drawn anew, with replacement, the "
+        "same ones for both, and the interval holds the middle 95 % of the differences; where it contains 0, no "
+        "difference is shown. Of twenty such intervals one misses by chance. It is about these very runs and says "
+        'nothing about other seeds. Seeds: "all higher" means that every run of the model scores above every run of '
+        f'{first}, "overlap" that their scores mix; a collapsed or diverged run is below all others, whatever it '
+        "scores."
+    )
+    return Section("How to read the differences", (Paragraph(told),))
+
+
 def _differences_section(comparison: Comparison, side: Side, found: Sequence[Difference]) -> Section:
     first = comparison.sides[0].label
     title = f"{side.label} against {first}"
@@ -249,18 +264,9 @@ def _differences_section(comparison: Comparison, side: Side, found: Sequence[Dif
             100 * each.interval.low, 100 * each.value, 100 * each.interval.high)
         for each in found if each.interval is not None
     }  # fmt: skip
-    told = (
-        f"The mean over the runs of {side.label} less that of {first}, times 100. The interval is a paired bootstrap: "
-        f"{NUM_RESAMPLES:,} times the development examples are drawn anew, with replacement, the same ones for both, "
-        "and the interval holds the middle 95 % of the differences; where it contains 0, no difference is shown. Of "
-        "twenty such intervals one misses by chance. It is about these very runs and says nothing about other seeds. "
-        f'Of the seeds: "all higher" means that every run of {side.label} scores above every run of {first}, '
-        '"overlap" that their scores mix; a collapsed or diverged run is below all others, whatever it scores.'
-    )
     blocks: list[Any] = [
         Table((Column("Task"), Column("Metric"), *values, Column("Seeds")), tuple(scores)),
         Table((Column("Average"), *values), tuple(means)),
-        Paragraph(told),
     ]
     if plotted:
         alt = "; ".join(f"{name} {at:+.1f} ({low:+.1f} to {high:+.1f})" for name, (low, at, high) in plotted.items())

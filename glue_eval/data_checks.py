@@ -3,7 +3,7 @@
 What is told: a wrong header, rows, labels and scores; counts that are not the published ones; files that went through
 a CSV reader or writer, lie in another task's folder, have their labels or texts exchanged or lost; MNLI's gold label
 replaced by one annotator's; test files with labels, or in another order; examples in two splits; labels that are all
-the same.
+the same; AX's labels where they are not those of its examples.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue_eval.data import find_file, is_stand_in, missing_file, task_folder
+from glue_eval.diagnostics import FULL, PLAIN, difference, layouts
 from glue_eval.file_facts import (
     COMMON_PREMISES,
     COMMON_TEXTS,
@@ -24,6 +25,7 @@ from glue_eval.file_facts import (
 )
 from glue_eval.file_scan import FileScan, scan_file
 from glue_eval.problems import Problem, shorten
+from glue_eval.rows import Rows
 from glue_eval.sample_tasks import is_sample_folder
 from glue_eval.sample_tasks.files import SAMPLES
 from glue_eval.tasks import TASKS, SplitFile, Task
@@ -92,10 +94,11 @@ def check_files(folder: Path, tasks: Sequence[Task], allow_partial: bool = False
 def _check_task(folder: Path, task: Task, allow_partial: bool) -> list[FileCheck]:
     is_sample = task.definition is None and is_sample_folder(folder)
     scans: dict[str, FileScan] = {}
-    for layout in task.splits:
+    for layout in layouts(folder, task):
         path = find_file(folder, task, layout, allow_partial=True)
         if path is not None:
             scans[layout.name] = scan_file(path, task, layout)
+    _judge_diagnostics(scans)
     for scan in scans.values():
         num_expected = _num_expected(task, scan.layout, is_sample)
         _judge_bytes(scan)
@@ -105,13 +108,13 @@ def _check_task(folder: Path, task: Task, allow_partial: bool) -> list[FileCheck
             _judge_labels(scan, is_published=not is_sample and task.definition is None, num_expected=num_expected)
             _judge_texts(scan)
             _judge_numbers(scan, num_expected)
-    for first, second in itertools.combinations(scans.values(), 2):
+    for first, second in itertools.combinations([scan for scan in scans.values() if scan.layout is not FULL], 2):
         _judge_common(first, second, is_sample)
     return [
         _file_check(scans[layout.name], _num_expected(task, layout, is_sample))
         if layout.name in scans
         else _missing_check(folder, task, layout, _num_expected(task, layout, is_sample))
-        for layout in task.splits
+        for layout in layouts(folder, task)
     ]
 
 
@@ -276,6 +279,16 @@ def _judge_numbers(scan: FileScan, num_expected: int) -> None:
     line, number, found = scan.misnumbered
     text = f"row {number} is numbered {shorten(found)!r}: a test file is numbered from 0 on"
     _tell(scan, text, f"{ORIGINAL}, which the leaderboard's answers belong to", line)
+
+
+def _judge_diagnostics(scans: dict[str, FileScan]) -> None:
+    """AX's labels belong to its test file, row by row; told of the labelled one. Bad rows are told before."""
+    if not {FULL.name, PLAIN.name} <= scans.keys() or any(scan.problems.num_errors for scan in scans.values()):
+        return
+    full, plain = scans[FULL.name], scans[PLAIN.name]
+    problem = difference(full.path, *(list(Rows(scan.path, scan.task, scan.layout)) for scan in (full, plain)))
+    if problem is not None:
+        full.problems.add(problem)
 
 
 def _judge_common(first: FileScan, second: FileScan, is_sample: bool) -> None:

@@ -17,7 +17,7 @@ from glue_eval.data import split_paths, task_folder
 from glue_eval.metrics import matthews
 from glue_eval.problems import Problem, raise_problem, shorten
 from glue_eval.rows import BadLabel, Rows, label_parser
-from glue_eval.tasks import TASKS, THREE_WAY, SplitFile
+from glue_eval.tasks import TASKS, THREE_WAY, SplitFile, Task
 from nlp_adan.errors import UserError
 
 GROUPS = ("Lexical Semantics", "Predicate-Argument Structure", "Logic", "Knowledge")
@@ -30,6 +30,12 @@ FULL = SplitFile(
     "full", "diagnostic-full.tsv", (*GROUPS, "Domain", *_TEXTS, "Label"), _TEXTS, "Label", PLAIN.num_examples
 )
 """The layout of the labelled file; `PLAIN` is that of diagnostic.tsv, which a model predicts."""
+
+
+def layouts(folder: Path, task: Task) -> tuple[SplitFile, ...]:
+    """A task's files; of AX also the labelled one, where it is there."""
+    is_there = task is AX and (task_folder(folder, AX) / FULL.file).is_file()
+    return (*task.splits, FULL) if is_there else task.splits
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,27 @@ def read_diagnostics(diagnostic_full: Path) -> Diagnostics:
         if not path.is_file():
             raise UserError(f"no file {path}: AX is scored with {PLAIN.file} and {FULL.file} in one folder")
     full = list(Rows(diagnostic_full, AX, FULL))
-    plain = list(Rows(plain_path, AX, PLAIN))
+    if (problem := difference(diagnostic_full, full, list(Rows(plain_path, AX, PLAIN)))) is not None:
+        raise_problem(problem)
+    return Diagnostics(diagnostic_full, _labels(diagnostic_full, full), _categories([cells for _, cells in full]))
+
+
+def difference(
+    diagnostic_full: Path, full: Sequence[tuple[int, list[str]]], plain: Sequence[tuple[int, list[str]]]
+) -> Problem | None:
+    """The first example that is not the same in both files, which are given by their `Rows`, or where one ends."""
     for (line, cells), (plain_line, example) in zip(full, plain, strict=False):
         for name, index, plain_index in zip(_TEXTS, FULL.text_indexes, PLAIN.text_indexes, strict=True):
             if cells[index].rstrip() != example[plain_index].rstrip():
                 text = f"{name} {shorten(cells[index])!r} is not that of {PLAIN.file}:{plain_line}"
                 remedy = "take both files from the same place"
-                raise_problem(Problem(diagnostic_full, line, f"{text}, {shorten(example[plain_index])!r}", remedy))
-    if len(full) != len(plain):
-        (shorter, rows), longer = sorted([(diagnostic_full, full), (plain_path, plain)], key=lambda file: len(file[1]))
-        text = f"the file ends after {len(rows)} examples, {longer[0].name} has {len(longer[1])}"
-        raise_problem(Problem(shorter, rows[-1][0], text, "take both files whole"))
-    return Diagnostics(diagnostic_full, _labels(diagnostic_full, full), _categories([cells for _, cells in full]))
+                return Problem(diagnostic_full, line, f"{text}, {shorten(example[plain_index])!r}", remedy)
+    if len(full) == len(plain):
+        return None
+    files = ((diagnostic_full, full), (diagnostic_full.with_name(PLAIN.file), plain))
+    (shorter, rows), longer = sorted(files, key=lambda file: len(file[1]))
+    text = f"the file ends after {len(rows)} examples, {longer[0].name} has {len(longer[1])}"
+    return Problem(shorter, rows[-1][0], text, "take both files whole")
 
 
 def ax_scores(predictions: Sequence[str], diagnostic_full: Path) -> dict[str, float]:

@@ -231,14 +231,14 @@ def protocol_differences(sides: Sequence[Side]) -> list[tuple[str, str, tuple[st
 def _run_facts(summary: TaskSummary) -> dict[str, str]:
     run = summary.usual
     facts = {
-        "optimizer": run.optimizer,
-        "learning rate": f"{run.learning_rate:g}",
-        "batch": str(run.batch_size),
-        "epochs": "-" if run.epochs is None else f"{run.epochs:.3g}",
-        "steps": str(run.steps),
-        "tokens at most": str(run.max_length),
-        "training examples": f"{run.num_train:,}",
-        "runs": str(len(summary.runs)),
-        "start": run.start,
+        "Optimizer": run.optimizer,
+        "Learning rate": f"{run.learning_rate:g}",
+        "Batch": str(run.batch_size),
+        "Epochs": "-" if run.epochs is None else f"{run.epochs:.3g}",
+        "Steps": str(run.steps),
+        "Tokens at most": str(run.max_length),
+        "Training examples": f"{run.num_train:,}",
+        "Runs": str(len(summary.runs)),
+        "Start": run.start,
     }
     return {**facts, **settings_in_words(run.settings)}

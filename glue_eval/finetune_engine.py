@@ -84,10 +84,10 @@ def evaluation_steps(options: EngineOptions, num_samples: int, most: int) -> fro
     max_steps = options.max_steps
     if max_steps < 0:
         max_steps = steps_of_epochs(num_samples, options.num_train_epochs, samples)
-    ends = [steps_of_epochs(num_samples, epoch, samples) for epoch in range(1, max_steps * samples // num_samples + 1)]
-    ends = [end for end in ends if end < max_steps]
-    apart = max(1, math.ceil((len(ends) + 1) / most))
-    return frozenset({*ends[apart - 1 :: apart], max_steps})
+    num_ends = (max_steps - 1) * samples // num_samples  # of epochs, before the last step
+    apart = num_ends // most + 1
+    chosen = range(apart, num_ends + 1, apart)
+    return frozenset({*(steps_of_epochs(num_samples, epoch, samples) for epoch in chosen), max_steps})
 
 
 class Diverged(UserError):

@@ -5,11 +5,8 @@ Two runs with equal keys and seeds compute the same; a result is kept for as lon
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,8 @@ from glue_eval.data import split_paths
 from glue_eval.diagnostics import labelled_file
 from glue_eval.options import TaskSettings
 from glue_eval.tasks import TASKS, Task
+from nlp_adan.runs.code import code_sha256, versions
 from nlp_adan.storage import sha256_file, sha256_json
-from nlp_adan.training.environment import PROJECT_FOLDER
 from nlp_adan.training.recipe import resolved
 from nlp_adan.training.settings import BATCH, WATCHING
 
@@ -31,9 +28,7 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*
 TOKENIZER_FILES = frozenset({
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 })  # fmt: skip
-LIBRARIES = ("torch", "transformers", "tokenizers")
 COMPUTES = "glue_eval.finetune"  # what a run executes
-OURS = ("glue_eval", "nlp_adan")
 
 
 def weights_sha256(model: Path) -> str:
@@ -100,55 +95,5 @@ def run_key(
     definition = None if task.definition is None else sha256_file(task.definition)
     return sha256_json([
         FORMAT, task.name, definition, weights, tokenizer, mnli_weights if is_glues(task, *MNLI_STARTED) else None,
-        data_sha256(data, settings), acting, code_sha256(), versions(),
+        data_sha256(data, settings), acting, code_sha256(COMPUTES), versions(),
     ])  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that compute."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
-
-
-@functools.cache
-def code_sha256() -> str:
-    """The hash of the sources that a run executes: `COMPUTES` and whatever of ours it imports, directly or not."""
-    modules = {COMPUTES}
-    waiting = [COMPUTES]
-    while waiting:
-        new = set(_imports(waiting.pop())) - modules
-        modules |= new
-        waiting += new
-    paths = sorted(path for module in modules for path in _files(module))
-    return sha256_json({str(path.relative_to(PROJECT_FOLDER)): sha256_file(path) for path in paths})
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module of ours."""
-    path = PROJECT_FOLDER.joinpath(*module.split("."))
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def _files(module: str) -> Iterator[Path]:
-    """A module's source, and the sources in other languages beside it."""
-    path = _source(module)
-    assert path is not None
-    yield path
-    yield from path.parent.glob("*.cpp")
-
-
-def _imports(module: str) -> Iterator[str]:
-    """The modules of ours that a module imports, anywhere in it, and the packages that they are in."""
-    path = _source(module)
-    assert path is not None
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] in OURS:
-                packages = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
-                yield from (package for package in packages if _source(package) is not None)

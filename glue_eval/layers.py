@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,3 +112,9 @@ def _check_key(
         raise UserError(f"{where}: {key!r} is the same for all tasks; say it under `default`")
     if isinstance(value, list) and known[key].nargs not in ("+", "*"):
         raise UserError(f"{where}: {key!r} takes one value, found a list; write `{key}: ...`")
+    if isinstance(value, Mapping):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:  # a date, or an alias of what it is in
+            told = f"{key!r} cannot be written as JSON ({error})"
+            raise UserError(f"{where}: {told}; use names, numbers and words in quotation marks") from error

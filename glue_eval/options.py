@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from glue_eval.classifier import MNLI_STARTED, load_config
+from glue_eval.classifier import MIN_LENGTH, MNLI_STARTED, load_config
 from glue_eval.finetune import parse_options
 from glue_eval.finetune_engine import FinetuneOptions
 from glue_eval.layers import CALLS_OWN, Layer, told_with_place
@@ -26,6 +26,7 @@ from nlp_adan.training.recipe import (
 )
 
 RECIPES = Path(__file__).parent / "recipes"
+MOST_SEEDS = 1000  # of a task: a plan of more is a slip
 SMALL_HIDDEN_SIZE = 256  # models up to this width take the recipes named small-*
 PROGRAM = "python -m glue_eval"
 
@@ -96,7 +97,8 @@ def check_options(glue: GlueOptions, engine: FinetuneOptions, words: Sequence[st
     """Raise a UserError for what no run could do with."""
     if glue.model is None:
         raise UserError("--model: name the folder of a pretrained model, such as runs/tiny")
-    for name, low in (("seeds", 1), ("jobs", 1), ("max_length", 4), ("max_train_examples", 1)):
+    check_range("seeds", glue.seeds, 1, MOST_SEEDS)
+    for name, low in (("jobs", 1), ("max_length", MIN_LENGTH), ("max_train_examples", 1)):
         if getattr(glue, name) is not None:
             check_range(name, getattr(glue, name), low)
     if word_value("--seed", words) is not None:
@@ -164,7 +166,7 @@ def recipe_path(words: Sequence[str], config: str | None) -> Path:
 
 def _check_acting(glue: GlueOptions) -> None:
     """What a recipe may say too."""
-    for name, low, high in (("max_length", 4, None), ("max_train_examples", 1, None), ("dropout", 0, 1)):
+    for name, low, high in (("max_length", MIN_LENGTH, None), ("max_train_examples", 1, None), ("dropout", 0, 1)):
         value = getattr(glue, name)
         if value is not None:
             check_range(name, value, low, *(() if high is None else (high,)))

@@ -10,7 +10,9 @@ from pathlib import Path
 from glue_eval.recorded import PLAN
 from nlp_adan.errors import UserError
 
+REPORT = "report.md"
 REPORT_BEGINNING = b"# GLUE: "
+COMPARISON_FILES = (REPORT, "report.html", "report.json", "table.tex")
 
 
 def check_sweep_folder(folder: Path) -> None:
@@ -30,9 +32,12 @@ def check_comparison_folder(folder: Path) -> None:
         raise UserError(
             f"--output_dir: {str(folder)!r} holds the runs and the report of a sweep; choose another folder"
         )
-    report = folder / "report.md"
-    if report.is_file() and not report.read_bytes().startswith(REPORT_BEGINNING):
-        raise UserError(f"--output_dir: {str(report)!r} is no report of ours; choose another folder")
+    for name in COMPARISON_FILES:
+        if (folder / name).is_dir():
+            raise UserError(f"--output_dir: {str(folder / name)!r} is a folder; choose another one for the comparison")
+    there = [folder / name for name in COMPARISON_FILES if (folder / name).is_file()]
+    if there and not (there[0].name == REPORT and there[0].read_bytes().startswith(REPORT_BEGINNING)):
+        raise UserError(f"--output_dir: {str(there[0])!r} is no report of ours; choose another folder")
 
 
 @contextlib.contextmanager

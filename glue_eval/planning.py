@@ -16,6 +16,7 @@ from glue_eval.check_command import data_folder
 from glue_eval.classifier import (
     MNLI_STARTED,
     WEIGHT_FILES,
+    check_length,
     check_mnli_model,
     check_model,
     check_vocabulary,
@@ -25,7 +26,6 @@ from glue_eval.classifier import (
 )
 from glue_eval.data import read_split, task_folder
 from glue_eval.data_checks import FileCheck, check_files
-from glue_eval.diagnostics import labelled_file, read_diagnostics
 from glue_eval.finetune import FinetuneSpec, check_can_keep, finetune_run
 from glue_eval.finetune_engine import MOST_EVALUATIONS, evaluation_steps
 from glue_eval.keys import (
@@ -123,6 +123,8 @@ def make_plan(
     checks = check_files_read(data, settings)
     tokenizer, config = load_tokenizer(str(model)), load_config(str(model))
     check_vocabulary(glue.model or "", tokenizer, config)
+    for each in settings:
+        check_length(glue.model or "", tokenizer, each.glue.max_length, config)
     weights, tokenizers = weights_sha256(model), tokenizer_sha256(model, tokenizer)
     mnli_weights = None if mnli_model is None else weights_sha256(check_mnli_model(mnli_model, tokenizer))
     specs, workloads, keys = [], [], []
@@ -192,8 +194,6 @@ def check_files_read(data: Path, settings: Sequence[TaskSettings]) -> list[FileC
     if errors:
         more = f"\n{len(errors) - SHOWN_ERRORS} more: `python -m glue_eval check-data` tells all"
         raise UserError("\n".join(errors[:SHOWN_ERRORS]) + (more if len(errors) > SHOWN_ERRORS else ""))
-    if TASKS["AX"] in tasks and (labels := labelled_file(data)) is not None:
-        read_diagnostics(labels)
     return checks
 
 

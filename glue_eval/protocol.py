@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from glue_eval.json_types import check_members
 from glue_eval.tasks import TASKS, SplitFile, Task
 
 NOT_RUN = "it has not run yet"
@@ -88,13 +89,15 @@ class Protocol:
         """The protocol that `to_json` wrote.
 
         Raises:
-            ValueError: A member is unknown or missing, or a task is not known; the message names it.
+            ValueError: A member is unknown, missing or of another type, or a task is not known; the message names it.
         """
         try:
             tasks = tuple(task_from_json(task) for task in value["tasks"])
-            return cls(**{**value, "tasks": tasks, "seeds": tuple(value["seeds"])})
+            found = cls(**{**value, "tasks": tasks, "seeds": tuple(value["seeds"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the protocol of a report: {error}") from error
+        check_members(found)
+        return found
 
 
 def task_to_json(task: Task) -> str | dict[str, Any]:

@@ -184,7 +184,8 @@ def _in_numbers(report: Report) -> str:
     learnt = [summary for summary in summaries if summary.has_learnt]
     line = f"{_capital(mean.name)} {percent(mean.value)} on the development files ({seeds} per task"
     line += f"; always answering the majority gives {percent(mean.baseline)})" if mean.baseline is not None else ")"
-    return f"{line}; above the majority baseline on {len(learnt)} of {counted(len(summaries), 'task')}"
+    interval = " with the whole 95 % interval" if all(summary.has_resamples for summary in summaries) else ""
+    return f"{line}; above the majority baseline{interval} on {len(learnt)} of {counted(len(summaries), 'task')}"
 
 
 def print_scores(report: Report, document: Document) -> None:

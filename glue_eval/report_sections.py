@@ -62,7 +62,7 @@ def averages_section(found: Sequence[Average]) -> Section:
 
 def intervals_section(summaries: Sequence[TaskSummary], mark: str) -> Section:
     """The bootstrap intervals over examples; `mark` stands above the plot, such as that the tasks are samples."""
-    title = "How much hangs on the development examples"
+    title = "Uncertainty over the development examples"
     rows, plotted = [], {}
     for summary in summaries:
         for score in summary.scores:
@@ -76,7 +76,7 @@ def intervals_section(summaries: Sequence[TaskSummary], mark: str) -> Section:
             rows.append((summary.task.name, metric_name(score.name), *cells))
     if not plotted:
         return Section(title, (Note("No intervals: the runs left no predictions of the development examples."),))
-    heads = ("Median", "95 % over examples", "Half of it", "Dev examples")
+    heads = ("Median", "95 % over examples", "Half width", "Dev examples")
     columns = (Column("Task"), Column("Metric"), *(Column(head, "right") for head in heads))
     told = (
         f"The bootstrap: {NUM_RESAMPLES:,} times the examples of the file are drawn anew, with replacement, the same "

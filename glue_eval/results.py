@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glue_eval.json_types import check_members
 from nlp_adan.storage import finite, write_json
 
 PREDICTIONS = "predictions"
@@ -103,7 +104,7 @@ class RunResult:
         """The result that `to_json` wrote.
 
         Raises:
-            ValueError: A member is unknown or missing; the message names it.
+            ValueError, TypeError, KeyError: A member is unknown, missing or of another type; the message names it.
         """
         fields = {entry.name: entry for entry in dataclasses.fields(cls)}
         needed = {
@@ -115,14 +116,20 @@ class RunResult:
             raise ValueError(f"unknown members of a run result: {', '.join(unknown)}")
         if missing := sorted(needed - set(value)):
             raise ValueError(f"missing members of a run result: {', '.join(missing)}")
-        curve = [CurvePoint(**{**point, "scores": _numbers(point["scores"])}) for point in value.get("curve", [])]
-        return cls(**{**value, "scores": _numbers(value["scores"]), "curve": curve})
+        curve: Any = value.get("curve", [])
+        if isinstance(curve, list):
+            curve = [CurvePoint(**{**point, "scores": _numbers(point["scores"])}) for point in curve]
+        found = cls(**{**value, "scores": _numbers(value["scores"]), "curve": curve})
+        check_members(found)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all."""
         write_json(path, self.to_json())
 
 
-def _numbers(scores: dict[str, float | None]) -> dict[str, float]:
+def _numbers(scores: Any) -> Any:
     """A score that was no number was written as null."""
-    return {name: math.nan if score is None else float(score) for name, score in scores.items()}
+    if not isinstance(scores, dict):
+        return scores  # `check_members` tells it
+    return {name: math.nan if score is None else score for name, score in scores.items()}

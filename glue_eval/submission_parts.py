@@ -129,10 +129,10 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
         return "not run"
     planned = [(run_seed, folder) for name, run_seed, folder in sweep.runs if name == task.name]
     found = []
-    for _, folder in planned:
+    for run_seed, folder in planned:
         path = sweep.folder / folder / RESULT
         if path.is_file():
-            found.append((read_result(path), folder))
+            found.append((read_result(path, task, run_seed), folder))
     if not planned or not found:
         return "not run" if not planned else f"none of its runs ({len(planned)}) has a result"
     if seed is not None:
@@ -142,7 +142,7 @@ def choose_run(sweep: Sweep, task: Task, seed: int | None = None) -> Choice | st
             raise UserError(f"--seed: {task.name} has no result with seed {seed}; it has {there}")
     else:
         taken = found
-    scores = {result.seed: _score(task, result, sweep.folder / folder) for result, folder in taken}
+    scores = {result.seed: main_score(task, result.scores) for result, _ in taken}
     result, folder = min(taken, key=lambda run: (bool(run[0].diverged), -_orderable(scores[run[0].seed]), run[0].seed))
     partial = partial_data(task, result, sweep.protocol)
     return Choice(result, folder, scores[result.seed], len(found), len(planned), partial)
@@ -198,13 +198,6 @@ def leaderboard_rows(path: Path, task: Task, split: SplitFile) -> list[str]:
             f"of a test file cannot be submitted; run again with the whole file, or without {task.name} in --tasks"
         )
     return found
-
-
-def _score(task: Task, result: RunResult, folder: Path) -> float:
-    try:
-        return main_score(task, result.scores)
-    except KeyError as error:
-        raise UserError(f"{folder}: its result has no score {error}: delete the folder and run again") from None
 
 
 def _orderable(score: float) -> float:

@@ -94,6 +94,11 @@ class TaskSummary:
         return {score.name: score.resamples for score in self.scores if score.resamples is not None}
 
     @property
+    def has_resamples(self) -> bool:
+        """Whether each score has an interval."""
+        return len(self.resamples) == len(self.scores)
+
+    @property
     def collapsed_seeds(self) -> tuple[int, ...]:
         """Seeds whose predictions on some development file were constant or, after it diverged, no numbers."""
         return tuple(run.seed for run in self.runs if run.collapsed or any(map(math.isnan, run.scores.values())))
@@ -115,11 +120,17 @@ class TaskSummary:
 
     @property
     def has_learnt(self) -> bool:
-        """Whether the median lies above the baseline and not every run collapsed."""
-        if len(self.collapsed_seeds) == len(self.runs):
-            return False
+        """Whether not every run collapsed, and the median lies above the baseline: with its interval where it has one.
+
+        Of several scores that is their mean, and the interval of that.
+        """
         baselines = self.baselines
-        return baselines is not None and main_score(self.task, self.medians) > main_score(self.task, baselines)
+        if baselines is None or len(self.collapsed_seeds) == len(self.runs):
+            return False
+        lowest = main_score(self.task, self.medians)
+        if self.has_resamples:
+            lowest = interval(np.mean(list(self.resamples.values()), axis=0)).low
+        return lowest > main_score(self.task, baselines)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from glue_eval import PRELOAD
-from glue_eval.options import check_options, command_parser, recipe_path, task_settings
+from glue_eval.options import PROGRAM, check_options, command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
 from glue_eval.protocol import OWN_FILES, Failure
 from glue_eval.recorded import read_recorded, read_result
@@ -30,7 +30,7 @@ from nlp_adan.runs.process import told
 from nlp_adan.runs.run import RESULT
 from nlp_adan.training.agreement import largest_over_ranks, wait_for_all_ranks
 from nlp_adan.training.engine import quiet_libraries
-from nlp_adan.training.environment import environment
+from nlp_adan.training.environment import environment, same_environment
 
 LOCK_SECONDS = 2.0  # for a sweep that is just ending
 
@@ -53,7 +53,8 @@ def sweep(words: Sequence[str]) -> int:
     # Every rank has looked at the folder before any of them leaves this block, and rank 0 writes into it.
     with engine.main_process_first(desc="tasks"):
         recipe = recipe_path(words, glue.config)
-        plan = make_plan(settings, model, recipe, Path(engine.output_dir), environment())
+        where = {**environment(), "command": shlex.join([*PROGRAM.split(), *words])}
+        plan = make_plan(settings, model, recipe, Path(engine.output_dir), where)
     if glue.dry_run:
         from glue_eval.dry_run import dry_run
 
@@ -78,21 +79,6 @@ def sweep(words: Sequence[str]) -> int:
                 bar=not engine.disable_tqdm,
             )
         return finish(plan, outcomes) if is_first else 0
-
-
-@contextlib.contextmanager
-def same_environment() -> Iterator[None]:
-    """Leave the environment as it was: parsing sets variables for one process, and every run is another one.
-
-    Under a launcher the runs are in this process.
-    """
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        if int(before.get("WORLD_SIZE", "1")) == 1:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def beginning(plan: Plan, num_waiting: int) -> str:

@@ -24,6 +24,7 @@ from nlp_adan.errors import UserError
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that know none
 RETRY_SECONDS = 0.05
+MOST_DELETIONS = 10  # of the file while a start takes it
 # Another start holds a rank's byte only while it looks for who holds the others.
 RANK_WAIT_SECONDS = 2.0
 _RECORD_BYTES = 160  # of what the file says of a rank, at rank * _RECORD_BYTES
@@ -48,9 +49,11 @@ def folder_lock(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
             raise _refusal(folder, file.read().strip())
         if taken is None:
             _note_no_locks(folder)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         yield
 
 
@@ -59,7 +62,11 @@ def _open_lock(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         return open(folder / LOCK, "a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {str(folder / LOCK)!r} ({error.strerror}); choose another folder") from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError, option: str = "") -> UserError:
+    return UserError(f"{option}cannot write {str(folder / LOCK)!r} ({error.strerror}); choose another folder")
 
 
 class RankLock:
@@ -85,10 +92,14 @@ class RankLock:
         Raises:
             UserError: one lives, or the folder cannot be written.
         """
-        descriptor = self._descriptor()
-        taken = _lock(descriptor, 0, 0, wait_seconds)
-        if taken is False:
-            raise _refusal(self.folder, self._holder(descriptor))
+        for _ in range(MOST_DELETIONS):
+            descriptor = self._descriptor()
+            taken = _lock(descriptor, 0, 0, wait_seconds)
+            if taken is False:
+                raise _refusal(self.folder, self._holder(descriptor))
+            if self._has_its_name(descriptor):
+                break
+            # A start that failed has deleted the file between opening and locking: the next start has another one.
         if taken is None:
             _note_no_locks(self.folder)
         self._sign(descriptor, 0)
@@ -121,18 +132,20 @@ class RankLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = _descriptors.get(self._path)
-            if known is not None and os.fstat(known).st_nlink:  # else the file was deleted: a new one is another lock
+            if known is not None and self._has_its_name(known):  # else it was deleted: a new one is another lock
                 return known
             self.release()
             _descriptors[self._path] = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.folder, error, "--output_dir: ") from error
         return _descriptors[self._path]
 
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"--output_dir: cannot write {str(self.folder / LOCK)!r} ({error.strerror}); choose another folder"
-        )
+    def _has_its_name(self, descriptor: int) -> bool:
+        """Whether the file that was opened is the one that another process would open."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _sign(self, descriptor: int, rank: int) -> None:
         """Write who holds the byte of a rank, for the one that is refused; rank 0 clears what others wrote before."""
@@ -144,7 +157,7 @@ class RankLock:
                 os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, record, rank * _RECORD_BYTES)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.folder, error, "--output_dir: ") from error
 
     @staticmethod
     def _holder(descriptor: int) -> str:

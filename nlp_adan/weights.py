@@ -1,14 +1,17 @@
-"""Files of `torch.save` from elsewhere: what torch refuses of them with `weights_only=True`, in words."""
+"""Files of `torch.save` from elsewhere: nothing but data is loaded, and what torch refuses of them is told in words."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import re
 from collections.abc import Iterator
 
 from nlp_adan.errors import UserError
 
+# torch's own words for "every torch.load is weights_only=True" and for the opposite, which excludes the first.
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _DETAIL = re.compile(r"WeightsUnpickler error:\s*(.{1,100})")
 _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 
@@ -35,10 +38,23 @@ def refusal(what: str, error: Exception, remedy: str) -> UserError:
 
 
 @contextlib.contextmanager
-def only_data(what: str, remedy: str) -> Iterator[None]:
-    """Tell, as `refusal` does, of a file that torch refused inside, whoever loaded it."""
+def weights_only_forced() -> Iterator[None]:
+    """Within it every `torch.load` is one of `weights_only=True`, also where a library asks for the opposite."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+    os.environ[_FORCE] = "1"
     try:
         yield
+    finally:
+        os.environ.pop(_FORCE, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@contextlib.contextmanager
+def only_data(what: str, remedy: str) -> Iterator[None]:
+    """Let torch load data only, whoever asks for it, and tell of a file that it refused, as `refusal` does."""
+    try:
+        with weights_only_forced():
+            yield
     except pickle.UnpicklingError as error:
         raise refusal(what, error, remedy) from error
 

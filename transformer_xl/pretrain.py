@@ -37,13 +37,23 @@ from .stream import PreparedStream, StreamSegments
 def transformer_xl(words: Sequence[str]) -> None:
     """`run_pretrain.py transformer_xl WORDS`: see `nlp_adan.pretraining.flow.conduct`."""
     quiet_libraries()
-    conduct(StreamPretraining(parse_options("transformer_xl", words)))
+    conduct(transformer_xl_pretraining(words))
 
 
 def lstm(words: Sequence[str]) -> None:
     """`run_pretrain.py lstm WORDS`: see `nlp_adan.pretraining.flow.conduct`."""
     quiet_libraries()
-    conduct(StreamPretraining(parse_options("lstm", words)))
+    conduct(lstm_pretraining(words))
+
+
+def transformer_xl_pretraining(words: Sequence[str]) -> StreamPretraining:
+    """A run of a Transformer-XL with these options, to be conducted. Raises UserError for a mistake in them."""
+    return StreamPretraining(parse_options("transformer_xl", words))
+
+
+def lstm_pretraining(words: Sequence[str]) -> StreamPretraining:
+    """A run of an LSTM with these options, to be conducted. Raises UserError for a mistake in them."""
+    return StreamPretraining(parse_options("lstm", words))
 
 
 class StreamPretraining(Pretraining[PreparedStream]):
@@ -52,6 +62,7 @@ class StreamPretraining(Pretraining[PreparedStream]):
     options: Options
     kind = LANGUAGE_MODEL
     loss_name = "eval_loss"
+    loss_in_words = "validation loss, nats a token"
 
     def plan(self) -> str:
         """See `Pretraining.plan`."""
@@ -67,6 +78,10 @@ class StreamPretraining(Pretraining[PreparedStream]):
         if self.options.model.model_name_or_path is not None:
             check_same_vocabulary(self.options.model.model_name_or_path, stream.tokenizer())
         return stream
+
+    def sequence_length(self, data: PreparedStream) -> int:
+        """See `Pretraining.sequence_length`; the nominal one where segments are of random length."""
+        return self.options.model.tgt_len
 
     def make_trainer(self, data: PreparedStream, run: RunFolder, begin: Begin) -> PretrainingEngine:
         """See `Pretraining.make_trainer`."""

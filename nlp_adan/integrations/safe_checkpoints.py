@@ -19,13 +19,11 @@ from torch.serialization import get_safe_globals, get_unsafe_globals_in_checkpoi
 
 from nlp_adan.errors import UserError
 from nlp_adan.storage import sync_folder
-from nlp_adan.weights import refusal
+from nlp_adan.weights import refusal, weights_only_forced
 
 NAME = "SafeCheckpointEngine"
 PARTIAL = ".partial"  # ends the name of a file that is being written; no pattern of DeepSpeed's finds it
 _REMEDY = "Load a checkpoint of your own; a class of yours is allowed by `torch.serialization.add_safe_globals([...])`"
-# torch's own words for "every torch.load is weights_only=True" and for the opposite, which excludes the first.
-_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @functools.cache
@@ -162,24 +160,12 @@ def _safely(load_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load_checkpoint)
     def load(load_dir: str, *args: Any, **options: Any) -> Any:
         try:
-            with _weights_only():
+            with weights_only_forced(), _allowed():
                 return load_checkpoint(load_dir, *args, **options)
         except pickle.UnpicklingError as error:  # past the checkpoint engine, which raises a UserError
             raise refusal(load_dir, error, _REMEDY) from error
 
     return load
-
-
-@contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
-    os.environ[_FORCE] = "1"
-    try:
-        with _allowed():
-            yield
-    finally:
-        os.environ.pop(_FORCE)
-        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextlib.contextmanager

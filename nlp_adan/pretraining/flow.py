@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.card import CARD, write_model_card
-from nlp_adan.pretraining.peak_memory import peak_memory
+from nlp_adan.pretraining.peak_memory import optimizer_state_bytes, peak_memory
 from nlp_adan.pretraining.report import write_pretraining_report
 from nlp_adan.pretraining.run_kind import RunKind
 from nlp_adan.storage import write_json
@@ -57,13 +57,19 @@ class Pretraining(ABC, Generic[Data]):
 
     Args:
         options: with `engine` (`PretrainingOptions`), `plan` and `resolved()`.
+
+    watchers: further callbacks of the engine's. is_described: whether a finished run is given a report, and its model a
+    card.
     """
 
     kind: RunKind  # what reports and cards say of it
     loss_name: str  # the figure of an evaluation that must be a number
+    loss_in_words: str  # what that is, with its unit
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.watchers: list[TrainerCallback] = []
+        self.is_described = True
 
     @abstractmethod
     def plan(self) -> str:
@@ -75,6 +81,10 @@ class Pretraining(ABC, Generic[Data]):
     @abstractmethod
     def prepare(self) -> Data:
         """The prepared data: opened, or made now."""
+
+    @abstractmethod
+    def sequence_length(self, data: Data) -> int:
+        """Tokens of a sequence."""
 
     @abstractmethod
     def make_trainer(self, data: Data, run: RunFolder, begin: Begin) -> PretrainingEngine:
@@ -159,6 +169,8 @@ def _train(family: Pretraining[Data], run: RunFolder, recorded: dict[str, Any]) 
         print(family.beginning(model, data), flush=True)
 
     trainer = family.make_trainer(data, run, begin)
+    for watcher in family.watchers:
+        trainer.add_callback(watcher)
     with only_data(f"--resume: {checkpoint}", "Go on from a checkpoint of your own"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _stop_if_asked(trainer, run)
@@ -174,7 +186,7 @@ def describe(run: RunFolder, kind: RunKind, manifest: Mapping[str, Any] | None =
 def _tell_finished(family: Pretraining[Data], run: RunFolder) -> None:
     """Say that the run is finished, and write what a start that was killed at its very end did not."""
     if family.options.engine.process_index == 0:
-        if not (run.path / CARD).is_file():  # ended between its last figures and its report
+        if family.is_described and not (run.path / CARD).is_file():  # ended between its last figures and its report
             describe(run, family.kind)
         print(f"{run.path} holds this run, finished: nothing to do")
 
@@ -249,11 +261,11 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
     metrics["trained_tokens"] = steps * trainer.meter.tokens_per_step
     if trainer.meter.flops_per_step is not None:
         metrics["trained_flops"] = steps * trainer.meter.flops_per_step
+    metrics["optimizer_state_bytes"] = optimizer_state_bytes(trainer.optimizer)
     metrics.update(peak_memory(trainer.args.device))
     run.finish(metrics)
-    describe(run, family.kind, data.manifest)
-    folder = run.path
-    print(
-        f"{family.result(metrics)}\nmodel:  {folder}\nreport: {folder / 'report.html'}, {folder / 'report.md'}",
-        flush=True,
-    )
+    told = [family.result(metrics), f"model:  {run.path}"]
+    if family.is_described:
+        describe(run, family.kind, data.manifest)
+        told.append(f"report: {run.path / 'report.html'}, {run.path / 'report.md'}")
+    print("\n".join(told), flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ _WATCHING = ("logging_", "eval_", "save_", "per_device_", "max_valid_", "seed", 
 class PublishedCurve:
     """The curves of a published run, by optimizer step, in the measure of the runs beside it.
 
-    `settings` are those of the recipe that repeats the run; `comparable` says what compares with it and what does not.
+    `settings` are those of the recipe that repeats the run; `comparable` says what compares with it and what does not;
+    `to_nats` makes a loss in nats a token of the measure.
     """
 
     name: str
@@ -26,6 +27,7 @@ class PublishedCurve:
     valid: tuple[Point, ...]
     settings: Mapping[str, Any]
     comparable: str
+    to_nats: Callable[[float], float] = float
 
     def differences(self, settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         """(option, here, published) for each setting of a run that differs from the recipe's."""

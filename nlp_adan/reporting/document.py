@@ -141,10 +141,15 @@ def write_report(folder: Path, document: Document, data: dict[str, Any]) -> None
         data: The same for programs, as JSON values; `title` and `summary` are added. NaN and infinities become null.
     """
     for image in document.images():
-        write_text(folder / f"{image.name}.svg", image.svg.replace(">", f">{STANDALONE_STYLE}", 1))
+        write_text(folder / f"{image.name}.svg", standalone(image.svg))
     write_text(folder / f"{FILE_STEM}.md", document.to_markdown())
     write_text(folder / f"{FILE_STEM}.html", document.to_html())
     write_json(folder / f"{FILE_STEM}.json", finite({"title": document.title, "summary": document.summary, **data}))
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own, readable on light and dark pages."""
+    return svg.replace(">", f">{STANDALONE_STYLE}", 1)
 
 
 def _unbroken(text: str, limit: int) -> int:

@@ -1,23 +1,26 @@
-"""Plots as SVG text: the same input gives the same bytes, and the ink follows the page's text colour.
-
-Matplotlib is imported when a plot is drawn, not before, and without pyplot: no window system, no global state.
-"""
+"""Plots as SVG text: the same input gives the same bytes, and the ink follows the page's text colour."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-# Readable on white and on near-black, and told apart by colour-blind readers (after Okabe and Ito 2008).
-COLOURS = ("#0a7fc4", "#e06b00", "#12966f", "#c95a9b", "#8b6fd6", "#a8860a")
-DASHES = ("-", "--", "-.", ":")
-# Stands for the page's text colour until the SVG is done; matplotlib does not know `currentColor`.
-INK = "#010203"
-WIDTH_INCHES, HEIGHT_INCHES = 6.4, 3.4
+from nlp_adan.reporting.drawing import (
+    COLOURS,
+    DASHES,
+    HEIGHT_INCHES,
+    INK,
+    columns_of,
+    label_axes,
+    new_figure,
+    scale_by_ratios,
+    svg_of,
+)
+
 MAX_NAME = 32  # characters of a row's or a panel's name
+MAX_NUMBERS = 8  # at a logarithmic x axis
 
 
 def line_plot(
@@ -40,7 +43,7 @@ def line_plot(
         references: Lines to compare with, dashed, each in the colour of the series in its place.
         log_y: Whether equal ratios are equally high; all y are then positive.
     """
-    with _figure(HEIGHT_INCHES) as (figure, axes):
+    with new_figure(HEIGHT_INCHES) as (figure, axes):
         for place, (name, points) in enumerate(series.items()):
             xs, ys = [x for x, _ in points], [y for _, y in points]
             marker = "o" if len(points) < 2 else ""
@@ -54,11 +57,82 @@ def line_plot(
         if series or horizontal_lines or references:
             axes.legend(frameon=False, labelcolor=INK, fontsize=10)
         if log_y:
-            _scale_by_ratios(axes)
+            scale_by_ratios(axes)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:,.10g}")  # steps by the hundred thousand: no powers of ten at the edge
-        _label(axes, x_label, y_label, title)
-        return _svg(figure)
+        label_axes(axes, x_label, y_label, title)
+        return svg_of(figure)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A line of `trace_plot`, and what belongs to it.
+
+    points: (x, y) in the order of x.
+    band: (low, high) at each point, shaded; empty where there is none.
+    crosses: x at which there is no y to show; they stand at the upper edge.
+    ring: the point to look at; None: none.
+    colour, dash: numbers of the line's colour and dashes; what belongs together has the same colour.
+    """
+
+    points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float]] = ()
+    crosses: Sequence[float] = ()
+    ring: tuple[float, float] | None = None
+    colour: int = 0
+    dash: int = 0
+
+
+def trace_plot(traces: Mapping[str, Trace], x_label: str, y_label: str, log_x: bool = False) -> str:
+    """Lines with bands around them; returns an SVG element.
+
+    Args:
+        traces: by the name that the legend shows.
+        x_label: What x is, with its unit; likewise `y_label`.
+        log_x: Whether equal ratios are equally wide; then all x are positive, and every point has a dot and its x a
+            number at the axis where there is room.
+    """
+    with new_figure(HEIGHT_INCHES) as (figure, axes):
+        for name, trace in traces.items():
+            style, colour = DASHES[trace.dash % len(DASHES)], COLOURS[trace.colour % len(COLOURS)]
+            marker = "o" if log_x or len(trace.points) < 2 else ""
+            xs, ys = columns_of(trace.points)
+            axes.plot(xs, ys, style, color=colour, label=name, marker=marker, markersize=5, linewidth=1.8)
+            if trace.band:
+                lows, highs = columns_of(trace.band)
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.22, linewidth=0)
+            if trace.ring is not None:
+                options = {"fillstyle": "none", "color": colour, "markersize": 12, "markeredgewidth": 1.8}
+                axes.plot(*columns_of([trace.ring]), "o", **options)
+        for trace in traces.values():
+            heights = [0.95 - 0.06 * trace.colour] * len(trace.crosses)  # beside those of other colours
+            options = {"color": COLOURS[trace.colour % len(COLOURS)], "markersize": 8, "markeredgewidth": 2}
+            axes.plot(trace.crosses, heights, "x", transform=axes.get_xaxis_transform(), **options)
+        if traces:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=10)
+        if log_x:
+            every = (x for trace in traces.values() for x in (*columns_of(trace.points)[0], *trace.crosses))
+            _number_ratios(axes, sorted(set(every)))
+        else:
+            axes.xaxis.set_major_formatter("{x:,.10g}")
+        label_axes(axes, x_label, y_label, "")
+        return svg_of(figure)
+
+
+def _number_ratios(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic x axis with a number at each of the values, as far as there is room."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    shown = list(values[:1])
+    for value in values[1:]:
+        if math.log(value / shown[-1]) >= math.log(values[-1] / values[0]) / (MAX_NUMBERS - 1) * 0.99:
+            shown.append(value)
+    if len(values) == 1:  # a decade around it, not the whole of what is positive
+        axes.set_xlim(values[0] / 3, values[0] * 3)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}" if x < 1000 else f"{x:,.0f}")
 
 
 def growth_plot(
@@ -75,25 +149,24 @@ def growth_plot(
         formulas: Likewise, drawn as dashed lines, each in the colour of the points in its place.
         x_label, y_label, title: As in `line_plot`.
     """
-    with _figure(HEIGHT_INCHES) as (figure, axes):
+    with new_figure(HEIGHT_INCHES) as (figure, axes):
         for place, (name, pairs) in enumerate(points.items()):
-            axes.plot(*_columns(pairs), "o", color=COLOURS[place % len(COLOURS)], label=name, markersize=6)
+            axes.plot(*columns_of(pairs), "o", color=COLOURS[place % len(COLOURS)], label=name, markersize=6)
         for place, (name, pairs) in enumerate(formulas.items()):
-            axes.plot(*_columns(pairs), "--", color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.2)
+            axes.plot(*columns_of(pairs), "--", color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.2)
         axes.set_xscale("log")
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         if high < 10 * low:  # a decade at least: what hardly grows must not look as if it did
             middle = (low * high) ** 0.5
             axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.10g}")  # powers of ten would be formulas, which are not drawn
+            axis.set_minor_formatter("")
         if points or formulas:
             axes.legend(frameon=False, labelcolor=INK, fontsize=10)
-        _label(axes, x_label, y_label, title)
-        return _svg(figure)
-
-
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in pairs], [y for _, y in pairs]
+        label_axes(axes, x_label, y_label, title)
+        return svg_of(figure)
 
 
 def dot_plot(
@@ -113,7 +186,7 @@ def dot_plot(
         mark_name: What the strokes are, for the legend.
     """
     names = list(rows)
-    with _figure(_rows_height(len(names))) as (figure, axes):
+    with new_figure(_rows_height(len(names))) as (figure, axes):
         for height, name in enumerate(reversed(names)):
             axes.plot(rows[name], [height] * len(rows[name]), "o", color=COLOURS[0], alpha=0.8, markersize=6)
         marked = (
@@ -127,9 +200,9 @@ def dot_plot(
             )
             figure.legend(frameon=False, labelcolor=INK, fontsize=10, loc="outside lower center")
         _name_rows(axes, names[::-1])
-        _label(axes, x_label, "", "")
+        label_axes(axes, x_label, "", "")
         _head(figure, title)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def interval_plot(
@@ -144,7 +217,7 @@ def interval_plot(
         upright: Where a line to compare all intervals with stands, such as 0 for differences.
     """
     names = list(rows)[::-1]
-    with _figure(_rows_height(len(names))) as (figure, axes):
+    with new_figure(_rows_height(len(names))) as (figure, axes):
         if upright is not None:
             axes.axvline(upright, color=INK, linewidth=1.0, alpha=0.6)
         for height, name in enumerate(names):
@@ -152,9 +225,9 @@ def interval_plot(
             axes.plot([low, high], [height, height], "|-", color=COLOURS[0], markersize=9, linewidth=1.8)
             axes.plot([middle], [height], "o", color=COLOURS[0], markersize=5)
         _name_rows(axes, names)
-        _label(axes, x_label, "", "")
+        label_axes(axes, x_label, "", "")
         _head(figure, title)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def panel_plot(
@@ -175,17 +248,17 @@ def panel_plot(
     columns = 1 if len(panels) < 2 else 2
     num_rows = max(1, -(-len(panels) // columns))
     series = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    with _figure(0.7 + (HEIGHT_INCHES if columns == 1 else 2.05) * num_rows, num_rows, columns) as (figure, grid):
+    with new_figure(0.7 + (HEIGHT_INCHES if columns == 1 else 2.05) * num_rows, num_rows, columns) as (figure, grid):
         known: dict[str, Any] = {}
         for axes, (title, lines) in zip(grid, panels.items(), strict=False):
             for name, points in lines.items():
                 place = series.index(name)
                 style = DASHES[place // len(COLOURS) % len(DASHES)]
                 colour, marker = COLOURS[place % len(COLOURS)], "o" if len(points) < 2 else ""
-                (known[name],) = axes.plot(*_columns(points), style, color=colour, marker=marker, linewidth=1.6)
+                (known[name],) = axes.plot(*columns_of(points), style, color=colour, marker=marker, linewidth=1.6)
             if levels and title in levels:
                 known[level_name] = axes.axhline(levels[title], color=INK, linestyle=":", linewidth=1.2, alpha=0.8)
-            _label(axes, "", "", _shortened(title))
+            label_axes(axes, "", "", _shortened(title))
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         figure.supxlabel(x_label, color=INK, fontsize=11)
@@ -194,7 +267,7 @@ def panel_plot(
             names = [name for name in (*series, level_name) if name in known]
             options: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 10, "ncols": min(4, len(names))}
             figure.legend([known[name] for name in names], names, loc="outside upper center", **options)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _rows_height(num_rows: int) -> float:
@@ -216,65 +289,3 @@ def _head(figure: Any, title: str) -> None:
 def _shortened(name: str) -> str:
     """A name that leaves room for what it names; the middle goes, since names begin and end alike."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[-MAX_NAME // 2 + 1 :]}"
-
-
-@contextmanager
-def _figure(height_inches: float, num_rows: int = 0, num_columns: int = 0) -> Iterator[tuple[Any, Any]]:
-    """A figure with its axes; with a list of them where a grid is asked for."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    # Text stays text (fonttype none): small files, the page's font. The salt makes element names reproducible.
-    settings = {
-        "svg.hashsalt": "nlp_adan",
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.size": 11.0,
-        "text.parse_math": False,
-    }  # a dollar sign in a name is one
-    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
-        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0.0)
-        grid = [
-            figure.add_subplot(max(num_rows, 1), max(num_columns, 1), place + 1)
-            for place in range(max(num_rows * num_columns, 1))
-        ]
-        for axes in grid:
-            axes.patch.set_alpha(0.0)
-            axes.grid(color=INK, alpha=0.15, linewidth=0.8)
-            axes.set_axisbelow(True)
-            axes.tick_params(colors=INK)
-            for spine in axes.spines.values():
-                spine.set_edgecolor(INK)
-                spine.set_alpha(0.4)
-        yield figure, grid if num_rows else grid[0]
-
-
-def _scale_by_ratios(axes: Any) -> None:
-    """A logarithmic y axis with round numbers at it: 20, 50, 100, or evenly spaced ones within less than a decade."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8 * low else MaxNLocator(6))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _label(axes: Any, x_label: str, y_label: str, title: str) -> None:
-    axes.set_xlabel(x_label, color=INK)
-    axes.set_ylabel(y_label, color=INK)
-    if title:
-        axes.set_title(title, color=INK, fontsize=12)
-
-
-def _svg(figure: Any) -> str:
-    """The figure as an <svg> element of any width, without the time stamp and the declarations of a file."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S).strip() + "\n"

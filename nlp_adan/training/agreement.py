@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ def wait_at_most(seconds: float) -> None:
     """How long a rank waits for one that does something alone; to be said before the ranks first agree on anything."""
     global _timeout
     _timeout = datetime.timedelta(seconds=seconds)
+
+
+def start_cpu_group(backend: str | None, seconds: float) -> None:
+    """Start the default group of ranks on CPUs that a launcher started, unless there is one.
+
+    accelerate would start it with torch's patience of half an hour, whatever the options say.
+
+    Args:
+        backend: gloo by default.
+        seconds: a rank waits for the others.
+    """
+    launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if launched and dist.is_available() and not dist.is_initialized():
+        dist.init_process_group(backend or "gloo", timeout=datetime.timedelta(seconds=seconds))
 
 
 def group_of_processors() -> Any:

@@ -24,6 +24,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.param_groups import decay_parameter_names
 from nlp_adan.storage import UMASK
+from nlp_adan.training.agreement import start_cpu_group
 from nlp_adan.training.callbacks import Bar
 from nlp_adan.training.deepspeed_checks import zero_stage
 from nlp_adan.training.environment import share_cpu_cores
@@ -94,6 +95,8 @@ class EngineOptions(TrainingArguments):
         if self.global_batch_size is not None:
             self._split_global_batch(self.global_batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         share_cpu_cores()
+        if self.use_cpu and not self.deepspeed:
+            start_cpu_group(self.ddp_backend, self.ddp_timeout)
         super().__post_init__()
         check_made(self)
         if self.deepspeed:

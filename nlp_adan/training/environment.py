@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -10,6 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,21 @@ def share_cpu_cores() -> None:
     num_threads = max(1, num_cpu_cores() // (num_local_ranks * int(os.environ.get(JOBS, "1"))))
     os.environ["OMP_NUM_THREADS"] = os.environ[_OURS] = str(num_threads)  # read by accelerate
     torch.set_num_threads(num_threads)
+
+
+@contextlib.contextmanager
+def same_environment() -> Iterator[None]:
+    """Leave the environment as it was: parsing sets variables for one process, and every run is another one.
+
+    Under a launcher the runs are in this process.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        if int(before.get("WORLD_SIZE", "1")) == 1:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _cpu_name() -> str:

@@ -77,15 +77,16 @@ class Meter(TrainerCallback):
     def read(self) -> dict[str, Any]:
         """The figures since the last reading; every rank must call it, directly after a step and its log's wait.
 
-        tokens_per_second, flops_per_second and mfu are of all ranks together; data_wait is a share of the time;
-        batch_hash is equal for equal global batches, masks included, however they were split. Figures that are not
-        known are None.
+        step_seconds is of the mean step; tokens_per_second, flops_per_second and mfu are of all ranks together;
+        data_wait is a share of the time; batch_hash is equal for equal global batches, masks included, however they
+        were split. Figures that are not known are None.
         """
         if self._num_steps:
             self._active_seconds += time.monotonic() - self._step_end
         seconds = max(self._active_seconds, 1e-9)
         flops = None if self.flops_per_step is None else self._num_steps * self.flops_per_step / seconds
         figures = {
+            "step_seconds": None if not self._num_steps else float(f"{seconds / self._num_steps:.4g}"),
             "tokens_per_second": round(self._num_steps * self.tokens_per_step / seconds, 1),
             "flops_per_second": None if flops is None else float(f"{flops:.4g}"),
             "mfu": None if flops is None or not self.peak_flops else round(flops / self.peak_flops, 4),

@@ -107,12 +107,7 @@ def check_made(options: Any) -> None:
     refuse_changed(options, options.refused)
     if options.deepspeed:
         check_deepspeed_matches(options.hf_deepspeed_config, _origin(options.deepspeed))
-    _check_state_dicts(options)
-    if options.fsdp and options.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise UserError(
-            "--fsdp: it shards a model over ranks, and this start has one process; "
-            "start with `torchrun --nproc_per_node N`, or leave it out"
-        )
+    _check_fsdp(options)
     check_optimizer(options)
     check_schedule(options)
     check_reporters(options.report_to)
@@ -136,16 +131,37 @@ def refuse_changed(options: Any, refused: Mapping[str, str]) -> None:
             raise UserError(f"--{option}: {f'{detail} ' if detail else ''}{shown!r} {why}")
 
 
+def _check_fsdp(options: Any) -> None:
+    """Where FSDP would not act, or act otherwise than it says; by option, or by `accelerate launch`."""
+    if options.fsdp_config and not options.fsdp:
+        raise UserError("--fsdp_config: it is about `--fsdp`, which is not given; add that, or leave it out")
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if not options.fsdp and not by_launcher:
+        return
+    asked = "--fsdp" if options.fsdp else "accelerate's configuration: FSDP"
+    if options.deepspeed:
+        raise UserError(f"{asked}: beside `--deepspeed`, which shards too; choose one of them")
+    _check_state_dicts(options)
+    if options.device.type == "cpu":  # accelerate leaves it out without a word
+        raise UserError(
+            f"{asked}: it shards over accelerators, and here each rank would train the whole model on a CPU; leave it "
+            "out, or shard with `--deepspeed ds_configs/zero2.json`"
+        )
+    if options.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise UserError(
+            f"{asked}: it shards a model over ranks, and this start has one process; "
+            "start with `torchrun --nproc_per_node N`, or leave it out"
+        )
+
+
 def _check_state_dicts(options: Any) -> None:
     """FSDP's states whole: torch reads the list of sharded ones, a file `.metadata`, with a `pickle.load` that runs
     whatever is in it.
     """
     if options.fsdp:
         chosen, where = (options.fsdp_config or {}).get("state_dict_type", "FULL_STATE_DICT"), "--fsdp_config"
-    elif os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # by `accelerate launch`
-        chosen, where = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"), "accelerate's configuration"
     else:
-        return
+        chosen, where = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"), "accelerate's configuration"
     if str(chosen).upper() not in ("FULL_STATE_DICT", str(StateDictType.FULL_STATE_DICT.value)):
         raise UserError(
             f"{where}: the state_dict_type {chosen!r} makes checkpoints whose loading can run code that somebody put "
@@ -161,6 +177,7 @@ def _origin(given: Any) -> str:
 def _check_ranges(options: Any) -> None:
     for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         check_range(option, getattr(options, option), 1)
+    check_range("ddp_timeout", options.ddp_timeout, 1)
     for option in ("learning_rate", "weight_decay", "warmup_steps"):
         check_range(option, getattr(options, option), 0)
     if options.max_grad_norm != math.inf:  # which clips nothing

@@ -30,6 +30,10 @@ class PretrainingOptions(EngineOptions):
     refused = REFUSED_IN_PRETRAINING
 
 
+class Diverged(UserError):
+    """The loss of a run is no number any more."""
+
+
 class PretrainingEngine(SavingEngine):
     """The engine on a data set that is read by position, with a budget, a meter and an end that can be resumed.
 
@@ -104,9 +108,9 @@ class PretrainingEngine(SavingEngine):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def diverged(self, figure: str, value: float) -> UserError:
+    def diverged(self, figure: str, value: float) -> Diverged:
         """The error of a run whose loss is no number any more."""
-        return UserError(
+        return Diverged(
             f"the run diverged: its {figure} is {value}; start again in another --output_dir with a lower "
             f"--learning_rate (now {self.args.learning_rate:g}) or a longer warm-up (--warmup_steps)"
         )

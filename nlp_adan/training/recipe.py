@@ -36,6 +36,14 @@ SUPERSEDES = {
 _UNSET = {"--max_steps": "-1"}
 
 
+class UnknownOption(UserError):
+    """A word that no option is; `word`."""
+
+    def __init__(self, message: str, word: str) -> None:
+        super().__init__(message)
+        self.word = word
+
+
 class CommandParser(HfArgumentParser):
     """Hugging Face's parser of dataclasses; options are never abbreviated, a mistake is a `UserError`."""
 
@@ -61,7 +69,7 @@ class CommandParser(HfArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             what = "option" if unknown[0].startswith("-") else "argument"
             hint = nearest(unknown[0].split("=")[0], options)
-            raise UserError(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help")
+            raise UnknownOption(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help", unknown[0])
         try:
             return tuple(self.parse_args_into_dataclasses(words, look_for_args_file=False))
         except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # an option's own check, not argparse's

@@ -7,7 +7,8 @@ from pathlib import Path
 from nlp_adan.errors import UserError
 from nlp_adan.locks import RankLock
 from nlp_adan.training.agreement import fail_together, largest_over_ranks
-from nlp_adan.training.checkpoint.manifest import Manifest, verify
+from nlp_adan.training.checkpoint.manifest import OPTIMIZER_FOLDER, Manifest, verify
+from nlp_adan.training.checkpoint.optimizer_parts import DESCRIPTION
 from nlp_adan.training.checkpoint.run_checkpoints import clean_partial, newest_good, set_aside
 
 
@@ -41,19 +42,22 @@ def find_checkpoint(folder: Path, resume: str, rank: int) -> Path | None:
     """
     if resume == "no":
         return None
-    if resume != "auto":
-        named = Path(resume)
-        fail_together(_damaged(named) if rank == 0 else None)
-        return named
+    named = Path(resume) if resume != "auto" else None
     step, error = -1, None
     if rank == 0:
         try:
-            step = _newest_good(folder)
+            clean_partial(folder)
+            if named is None:
+                step = _newest_good(folder)
+            else:
+                error = _damaged(named)
         except UserError as caught:
             error = caught
         except OSError as caught:
             error = UserError(f"--resume: {caught.filename or folder}: {caught.strerror}; see that it can be changed")
     fail_together(error)
+    if named is not None:
+        return named
     step = int(largest_over_ranks(step)[0])
     return folder / f"checkpoint-{step}" if step >= 0 else None
 
@@ -61,13 +65,15 @@ def find_checkpoint(folder: Path, resume: str, rank: int) -> Path | None:
 def _newest_good(folder: Path) -> int:
     """The step of the newest good checkpoint, -1 where the run has none; newer ones are moved aside.
 
-    Raises: UserError where none of a run's checkpoints is good, or the newest is for another version of this package.
+    Raises: UserError where none of a run's checkpoints is good, or where a newer one may be: it is for another version
+        of this package, or the system does not let it be read.
     """
-    clean_partial(folder)
     found, damages = newest_good(folder)
     for path, damage in damages:
         if damage.is_newer:
             raise UserError(f"--resume: {path}: {damage}; go on with the version that wrote it")
+        if damage.may_be_good:
+            raise UserError(f"--resume: {path}: {damage}; see that it can be read, or move that checkpoint away")
     if found is None and damages:
         raise UserError(
             f"--resume: {folder} has no checkpoint that is good: {damages[0][0].name}: {damages[0][1]}; bring a good "
@@ -90,10 +96,22 @@ def check_batches(checkpoint: Path, sequences_per_step: int) -> None:
         )
 
 
+def check_fsdp(checkpoint: Path, by_fsdp: bool) -> None:
+    """Raise a UserError where FSDP wrote a checkpoint and does not train here, or the other way round."""
+    was_by_fsdp = f"{OPTIMIZER_FOLDER}/{DESCRIPTION}" not in Manifest.read(checkpoint).files
+    if was_by_fsdp != by_fsdp:
+        raise UserError(
+            f"--resume: {checkpoint} was written {'under' if was_by_fsdp else 'without'} FSDP, whose files are its "
+            f"own; go on {'under' if was_by_fsdp else 'without'} it, or begin another run in another --output_dir"
+        )
+
+
 def _damaged(checkpoint: Path) -> UserError | None:
     damages = verify(checkpoint)
     if not damages:
         return None
+    if damages[0].is_newer:
+        return UserError(f"--resume: {checkpoint}: {damages[0]}; go on with the version that wrote it")
     more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
     return UserError(
         f"--resume: {str(checkpoint)!r} is damaged: {damages[0]}{more}; name another one, or "

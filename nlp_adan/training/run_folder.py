@@ -14,10 +14,12 @@ metrics.json       the final figures; written last, so that its presence means t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,8 @@ STARTS = "starts.jsonl"
 
 # What tries whether a folder can be written is named so; other ranks may see it.
 PROBE = ".writable-"
+# And the first file of a run until it is whole (`write_text`): all that a start which is killed then leaves.
+UNFINISHED = f".{SETTINGS}."
 # Read at once from the end of a log, to find the line where a resumed run goes on.
 TAIL_BYTES = 1 << 16
 
@@ -113,9 +117,7 @@ class RunFolder:
             )
 
     def _is_free(self) -> bool:
-        return not self.path.exists() or (
-            self.path.is_dir() and all(path.name == LOCK or path.name.startswith(PROBE) for path in self.path.iterdir())
-        )
+        return not self.path.exists() or (self.path.is_dir() and all(map(_is_passing, self.path.iterdir())))
 
     def _difference(self, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> Difference | None:
         """What makes another run of the one that the folder holds."""
@@ -130,7 +132,8 @@ class RunFolder:
         return int(starts[-1].get("world_size", 1)) if starts else 1
 
     def _check_writable(self) -> None:
-        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        # os.path's: what may not be looked at counts as not there, and is told of by the folder above.
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
         try:
             if parent.is_dir():
                 tempfile.TemporaryDirectory(dir=parent, prefix=PROBE).cleanup()
@@ -145,12 +148,15 @@ class RunFolder:
         Log lines and checkpoints of later steps are removed.
         """
         removed = remove_later(self.path, resumed_step) if resumed_step else []
+        for left in self.path.glob(f"{UNFINISHED}*"):
+            left.unlink()
         kept_options = {name: value for name, value in options.items() if name not in MACHINES_OWN}
         write_text(self.path / SETTINGS, yaml.safe_dump(kept_options, sort_keys=False, allow_unicode=True))
         surroundings = environment()
         write_json(self.path / SURROUNDINGS, surroundings)
         for name in ("log.jsonl", "eval.jsonl"):
             self._cut_after(name, resumed_step)
+        self._cut_after(STARTS, sys.maxsize)  # or the next line would be a part of one that was not finished
         kept_names = ("date", "world_size", "command")
         self.append(STARTS, {"step": resumed_step, **{name: surroundings[name] for name in kept_names}})
         if removed:
@@ -159,8 +165,13 @@ class RunFolder:
     def remove_if_empty(self) -> None:
         """Leave nothing behind where a start failed before `claim`."""
         if self.path.is_dir() and self._is_free():
-            (self.path / LOCK).unlink(missing_ok=True)
-            self.path.rmdir()
+            with contextlib.suppress(OSError):  # another start has come into it
+                for path in self.path.iterdir():
+                    if path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink(missing_ok=True)
+                self.path.rmdir()
 
     def _cut_after(self, name: str, step: int) -> None:
         """Remove a log's lines after a step, and a last line that a kill left unfinished.
@@ -191,7 +202,7 @@ class RunFolder:
         """The objects of a log file, up to a line that a killed run left unfinished."""
         path = self.path / name
         objects = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
                 objects.append(json.loads(line))
             except json.JSONDecodeError:
@@ -213,6 +224,11 @@ class RunFolder:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write the final figures, and with them the mark that the run is finished."""
         write_json(self.path / self.last_file, metrics)
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a start leaves this in a folder that it has not made its own."""
+    return path.name == LOCK or path.name.startswith((PROBE, UNFINISHED))
 
 
 def _append_whole(path: Path, line: bytes) -> None:
@@ -237,9 +253,10 @@ def _step_of(line: bytes) -> float:
 
 def _check_named(checkpoint: Path, options: Mapping[str, Any], world_size: int, identified: frozenset[str]) -> None:
     """Check that a checkpoint can be gone on from, and that it is of a run with the same settings."""
-    if not (checkpoint / MANIFEST).is_file():
+    if not os.path.isfile(checkpoint / MANIFEST):
         raise UserError(
-            f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder (no {MANIFEST}); name one, or `auto`"
+            f"--resume: {str(checkpoint)!r} is not a whole checkpoint folder (no {MANIFEST} to read); "
+            "name one, or `auto`"
         )
     run = RunFolder(checkpoint.absolute().parent)
     settings = run.settings

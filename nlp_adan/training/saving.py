@@ -6,13 +6,14 @@ goes through `CheckpointWriter` (docs/design/0008-checkpoints.md).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
@@ -34,7 +35,8 @@ from nlp_adan.training.checkpoint.run_checkpoints import partial_folder, rotate
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
 from nlp_adan.training.checkpoint.writer import CheckpointWriter, Failure
 from nlp_adan.training.environment import package_versions
-from nlp_adan.training.positions import PositionEngine
+from nlp_adan.training.hub import HubEngine
+from nlp_adan.training.resuming import check_fsdp
 
 # After a save that failed, another one is tried so much later.
 RETRY_SECONDS = 60.0
@@ -43,7 +45,7 @@ _TOLD = f"the training goes on, with the earlier checkpoints; the next try is in
 _RANKS_OWN = ("optimizer/", "memory-")
 
 
-class SavingEngine(PositionEngine):
+class SavingEngine(HubEngine):
     """The engine whose checkpoints survive, on any number of ranks and at any stage of ZeRO."""
 
     control: TrainerControl
@@ -165,9 +167,14 @@ class SavingEngine(PositionEngine):
             self.finish_saving()
             self._push_from_checkpoint(str(Path(options.output_dir) / f"checkpoint-{step}"))
 
+    @property
+    def _random_state(self) -> str:
+        """The Trainer's name of this rank's random state in a checkpoint."""
+        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+
     def _written(self, partial: Path) -> list[str]:
         """Files that are in the folder already, each named by one rank."""
-        mine = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        mine = self._random_state
         if self.is_fsdp_enabled:
             wait_for_all_ranks()  # any rank may have written any file
         found = [path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()]
@@ -178,6 +185,15 @@ class SavingEngine(PositionEngine):
         if self.is_fsdp_enabled:
             wait_for_all_ranks()
         return found
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """See the Trainer. Where it may keep one checkpoint, it would delete the last, which a stopped run needs."""
+        self.finish_saving()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _remove_old(self, published: Path) -> None:
         """In the writing thread, when a checkpoint is published."""
@@ -197,10 +213,22 @@ class SavingEngine(PositionEngine):
         best_step = self.state.best_global_step
         if best_step and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
             best = Path(self.args.output_dir or ".") / f"checkpoint-{best_step}"
+            self._new_best = str(best) if best_step == step else ""
             if best_step == step:
-                self._best_before, self._new_best = self.state.best_model_checkpoint, str(best)
+                self._best_before = self.state.best_model_checkpoint
             if best_step == step or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+
+    def _forget_best(self, step: int) -> None:
+        """The best checkpoint is the one before, and its figure the one to beat: that of `step` could not be saved."""
+        before = self.state.best_model_checkpoint = self._best_before
+        if self.state.best_global_step != step:  # a better one has come meanwhile
+            return
+        self.state.best_metric = self.state.best_global_step = None
+        if before is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                kept = TrainerState.load_from_json(str(Path(before) / TRAINER_STATE_NAME))
+                self.state.best_metric, self.state.best_global_step = kept.best_metric, kept.best_global_step
 
     def _save_state(self, partial: Path) -> None:
         """trainer_state.json, with what callbacks keep in it."""
@@ -222,7 +250,7 @@ class SavingEngine(PositionEngine):
         if self._told is not writer.failed:
             self._told, self._told_at = writer.failed, time.monotonic()
             if self.state.best_model_checkpoint == self._new_best:
-                self.state.best_model_checkpoint = self._best_before
+                self._forget_best(writer.failed.step)
             if self.args.process_index == 0:
                 next_try = "" if self.control.should_training_stop else _TOLD
                 print(f"WARNING: {writer.failed}\n{writer.failed.trace}{next_try}", flush=True)
@@ -241,6 +269,7 @@ class SavingEngine(PositionEngine):
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """See the Trainer. Where a run's weights are of lower precision than the optimizer's, the optimizer's."""
+        check_fsdp(Path(resume_from_checkpoint), self.is_fsdp_enabled)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:
             for name, weight in master_weights(Path(resume_from_checkpoint)).items():
@@ -255,8 +284,11 @@ class SavingEngine(PositionEngine):
         self.lr_scheduler.load_state_dict(state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """See the Trainer. With another number of ranks, each draws anew what belongs to this step."""
-        if checkpoint is None or Manifest.read(Path(checkpoint)).world_size == self.args.world_size:
+        """See the Trainer. Among another number of ranks, or without a state, each draws what belongs to this step."""
+        if checkpoint is None:
+            return
+        manifest = Manifest.read(Path(checkpoint))
+        if manifest.world_size == self.args.world_size and self._random_state in manifest.files:
             super()._load_rng_state(checkpoint)
             return
         seed = torch.tensor([self.args.seed, self.state.global_step, self.args.process_index])

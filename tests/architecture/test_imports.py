@@ -16,6 +16,7 @@ OURS = ("nlp_adan", "bert", "transformer_xl", "glue_eval", "run_pretrain", "run_
 # What each part may import of ours, besides itself. The longest matching prefix counts.
 ALLOWED = {
     "run_pretrain": ("bert", "transformer_xl", "nlp_adan.errors", "nlp_adan.training.signals"),
+    "run_race": ("nlp_adan.errors", "nlp_adan.race", "nlp_adan.training.signals"),
     "bert": ("nlp_adan",),
     "transformer_xl": ("nlp_adan",),
     "glue_eval": ("nlp_adan",),
@@ -31,6 +32,9 @@ ALLOWED = {
     ),
     "nlp_adan.reporting": ("nlp_adan.storage", "nlp_adan.errors"),
     "nlp_adan.pretraining": ("nlp_adan",),
+    "nlp_adan.race": tuple(
+        f"nlp_adan.{name}" for name in ("errors", "locks", "pretraining", "reporting", "runs", "storage", "training")
+    ),
     "nlp_adan.modeling": (),
     "nlp_adan.integrations": tuple(
         f"nlp_adan.{name}" for name in ("adan", "options", "errors", "state_formats", "storage", "weights")
@@ -73,7 +77,8 @@ def modules() -> Iterator[tuple[str, Path]]:
         for path in sorted((PROJECT / package).rglob("*.py")):
             parts = path.relative_to(PROJECT).with_suffix("").parts
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
-    yield "run_pretrain", PROJECT / "run_pretrain.py"
+    for script in ("run_pretrain", "run_race"):
+        yield script, PROJECT / f"{script}.py"
 
 
 def imported(name: str, path: Path) -> set[str]:

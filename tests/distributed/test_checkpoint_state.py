@@ -31,10 +31,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     folder = tmp_path_factory.mktemp("checkpoints")
     printed: dict[str, str] = {}
     for phase in ("first", "alone", "second"):
-        ranks = 1 if phase == "alone" else 2
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if ranks == 2 else []
+        ranks, launcher = (1, (sys.executable,)) if phase == "alone" else (2, launching.TORCHRUN)
         # LOCAL_SIZE is set by DeepSpeed's own launcher: without it DeepSpeed runs `numactl` at every start.
-        done = launching.run([sys.executable, *launcher, "-m", WORKER, phase, str(folder)], LOCAL_SIZE=str(ranks))
+        done = launching.run([*launcher, "-m", WORKER, phase, str(folder)], LOCAL_SIZE=str(ranks))
         assert done.returncode == 0, done.stderr
         lines = [line.removeprefix("CASE ") for line in done.stdout.splitlines() if line.startswith("CASE ")]
         printed |= {name: result for name, _, result in (line.partition(": ") for line in lines)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,7 @@ def test_two_ranks_come_to_what_one_process_comes_to(tmp_path: Path, monkeypatch
     plan.write()
     run_together(plan.runs, is_first=True, bar=False)
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = launching.run([*launcher, "-m", "glue_eval", *words, str(two)], NLP_ADAN_CACHE=str(tmp_path / "cache"))
+    done = launching.torchrun("-m", "glue_eval", *words, str(two), NLP_ADAN_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     expected, found = read_recorded(one), read_recorded(two)
     assert not found.failures and not any(run.collapsed for run in found.results)

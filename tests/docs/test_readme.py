@@ -20,6 +20,7 @@ from glue_eval.options import command_parser as sweep_parser
 from glue_eval.report_command import parse_report
 from glue_eval.submit_command import parse_submit
 from nlp_adan.integrations.huggingface import adan_options
+from nlp_adan.race.options import optimizer_names, parse_race
 from nlp_adan.training.recipe import word_value
 from transformer_xl import options as language_models
 
@@ -51,7 +52,10 @@ OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(\.venv/bin/)?(python|deepspeed|torchrun|sr
 
 def guide_commands() -> list[tuple[str, str]]:
     """Of the guides, what calls a command of ours; other people's scripts and tools are left out."""
-    inside = ("run_pretrain.py", "run_pretrain.sh", "glue_eval", "benchmarks/", "bert.report", "-m transformer_xl")
+    inside = (
+        "run_pretrain.py", "run_pretrain.sh", "run_race.py", "glue_eval", "benchmarks/", "bert.report",
+        "-m transformer_xl",
+    )  # fmt: skip
     return [
         (page, line)
         for page, text in guides()
@@ -71,6 +75,14 @@ def check_pretraining(words: list[str]) -> None:
         language_models.parse_options(words[0], words[1:])
     else:
         parse_options(words[1:])
+
+
+def check_race(words: list[str]) -> None:
+    """Parse the words after `run_race.py`."""
+    family, *rest = words
+    options, words_of_the_family = parse_race(rest)
+    assert len(optimizer_names(options.optim)) > 1
+    check_pretraining([family, *words_of_the_family, "--output_dir", options.output_dir])
 
 
 def check_command(command: str) -> None:
@@ -102,6 +114,8 @@ def check_command(command: str) -> None:
         assert len(rest) == 3
     elif program.endswith("python") and rest[:2] == ["-m", "transformer_xl"]:
         importlib.import_module(transformer_xl.__main__.COMMANDS[rest[2]])._parse(rest[3:])
+    elif program.endswith("python") and rest[0] == "run_race.py":
+        check_race(rest[1:])
     elif rest[0].startswith("benchmarks/"):
         source = (PROJECT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
@@ -127,7 +141,7 @@ def test_there_are_commands_to_check() -> None:
 
 
 @pytest.mark.parametrize(
-    "program", [*blocks("python"), *(code for _, text in guides() for code in blocks("python", text))]
+    "program", dict.fromkeys([*blocks("python"), *(code for _, text in guides() for code in blocks("python", text))])
 )
 def test_the_python_runs(program: str, tmp_path: Path) -> None:
     run = subprocess.run(
@@ -150,4 +164,5 @@ def test_the_files_that_it_names_exist() -> None:
             "runs/",
             "recipes/",
             "download_glue_data.py",
+            "run_glue.py",
         ), name

@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import random
+import shlex
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.slow
 NUM_KILLS = 10
 NUM_RUNS = 6
 TASKS = "CoLA,RTE,STS-B"
+KILLED_STEPS = 100  # of a run that is killed in between: 4.2 s of a core's time, its first step ends at 0.6
+KILLED_AFTER = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +47,10 @@ def surroundings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_server((*PRELOAD, __name__))
 
 
-def words(folder: Path, out: str, *more: str) -> list[str]:
+def words(folder: Path, out: str, *more: str, steps: Sequence[str] = ("--max_steps", "3")) -> list[str]:
     return [
         "--model", str(folder / "model"), "--data", str(folder / "glue"), "--tasks", TASKS, "--allow_partial", "True",
-        "--seeds", "2", "--jobs", "2", "--max_steps", "3", "--output_dir", str(folder / out), *more,
+        "--seeds", "2", "--jobs", "2", *steps, "--output_dir", str(folder / out), *more,
     ]  # fmt: skip
 
 
@@ -110,6 +114,8 @@ def test_killed_ten_times_at_random_moments(folder: Path, undisturbed: Path) -> 
     assert len(seen) == NUM_RUNS and results(out) == seen
     expected, found = (json.loads((each / "report.json").read_text()) for each in (undisturbed, out))
     assert without_timing(found) == without_timing(expected) and len(found["runs"]) == NUM_RUNS
+    command = ["python", "-m", "glue_eval", *words(folder, "killed")]  # for who wants to do it again
+    assert found["environment"]["command"] == shlex.join(command)
     files = sorted(path.relative_to(undisturbed) for path in undisturbed.glob("*/*/predictions/*"))
     assert len(files) == 2 * NUM_RUNS
     assert all((out / file).read_bytes() == (undisturbed / file).read_bytes() for file in files)
@@ -146,3 +152,43 @@ def test_a_run_that_fails_is_alone_in_it(folder: Path, undisturbed: Path, capsys
         assert results(out) == others and len(others) == NUM_RUNS - 1
         assert json.loads((run / "failed.json").read_text())["attempts"] == attempt
         assert "FileExistsError" in (out / "report.md").read_text()
+
+
+def holder(lock: Path) -> int:
+    """The process that a lock's file names; 0 where it names none yet."""
+    return int((lock.read_text().split() or ["", "0"])[1])
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used: on a busy machine it comes later, but at the same place of the program."""
+    if not pid:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_that_is_killed_while_it_trains(folder: Path) -> None:
+    """As by a system that has no memory left: the sweep goes on without it, and the next call repeats it alone."""
+    out = folder / "worker"
+    (folder / "steps.yaml").write_text(f"tasks: {{RTE: {{max_steps: {KILLED_STEPS}}}, CoLA: {{max_steps: 3}}}}")
+    steps = ("--config", str(folder / "steps.yaml"))
+    given = words(folder, "worker", "--tasks", "RTE,CoLA", "--seeds", "1", "--jobs", "1", steps=steps)
+    process = start(folder, given)
+    until = time.monotonic() + 300
+    while not (locks := list(out.glob("RTE/seed-1-*/.lock"))) or cpu_seconds(holder(locks[0])) < KILLED_AFTER:
+        assert time.monotonic() < until and process.is_alive()
+        time.sleep(0.002)
+    run = locks[0].parent
+    os.kill(holder(locks[0]), signal.SIGKILL)
+    process.join(300)
+    assert process.exitcode == 1 and not (run / "result.json").exists()
+    others = results(out)
+    assert len(others) == 1  # which began after it
+    assert json.loads((run / "failed.json").read_text())["error"].startswith("ended by SIGKILL")
+    found = json.loads((out / "report.json").read_text())
+    assert [(each["task"], each["seed"]) for each in found["failures"]] == [("RTE", 1)] and len(found["runs"]) == 1
+    assert "failed runs: RTE" in found["summary"] and "ended by SIGKILL" in (out / "report.md").read_text()
+    glue_eval.__main__.main(given)
+    assert others.items() <= results(out).items() and len(results(out)) == 2
+    assert not (run / "failed.json").exists()
+    assert json.loads((out / "report.json").read_text())["failures"] == []

@@ -75,8 +75,7 @@ def test_alone(tmp_path: Path) -> None:
 def test_two_ranks(tmp_path: Path) -> None:
     """Under torchrun, and under DeepSpeed's own launcher, which puts a word of its own before the script's name."""
     plain, sharded = tmp_path / "plain", tmp_path / "sharded"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    succeed(launching.run([*torchrun, "-m", "nlp_adan", *words(BOTH, plain)]))
+    succeed(launching.torchrun("-m", "nlp_adan", *words(BOTH, plain)))
     succeed(launching.deepspeed("--module", "nlp_adan", *words(BOTH, sharded, *ZERO2)))
     for script in SCRIPTS:
         check(plain / script, num_ranks=2, sharded=False)

@@ -79,11 +79,11 @@ def check_equal(run: Path, undisturbed: Path) -> None:
         assert [line[name] for line in log_lines(run)] == [line[name] for line in log_lines(undisturbed)], name
 
 
-def wait_for_step(run: Path, step: int, is_alive: Callable[[], bool] = lambda: True, seconds: float = 120) -> None:
+def wait_for_step(run: Path, step: int, is_alive: Callable[[], bool] = lambda: True) -> None:
     """Return when the log has come to a step."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + launching.TIMEOUT_SECONDS
     while not any(line["step"] >= step for line in log_lines(run)[-1:]):
-        assert time.monotonic() < end, f"step {step} did not come within {seconds} s"
+        assert time.monotonic() < end, f"step {step} did not come within {launching.TIMEOUT_SECONDS} s"
         assert is_alive(), f"the run ended before step {step}"
         time.sleep(0.005)
 
@@ -139,14 +139,13 @@ def test_a_signal_saves_and_says_resume_me(
 
 def run_until_stopped(words: Sequence[str], run: Path) -> None:
     """Two ranks under torchrun, ended by SIGTERM to the launcher after ten steps."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
-        [*launcher, "run_pretrain.py", "bert", *words], cwd=launching.PROJECT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*launching.TORCHRUN, "run_pretrain.py", "bert", *words], cwd=launching.PROJECT, text=True,
+        env=launching.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     wait_for_step(run, 10, lambda: process.poll() is None)
     process.terminate()
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=launching.TIMEOUT_SECONDS)
     assert process.returncode != 0 and "stopped by SIGTERM after step" in told, told
 
 
@@ -211,7 +210,7 @@ def test_a_signal_to_all_processes_finds_workers_at_their_work(text: Path, undis
     process = subprocess.Popen(program, cwd=launching.PROJECT, env=launching.environment(), start_new_session=True)
     wait_for_step(run, 10, lambda: process.poll() is None)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(60) == RESUME_EXIT_CODE
+    assert process.wait(launching.TIMEOUT_SECONDS) == RESUME_EXIT_CODE
     pretrain.main([*given, "--resume", "auto"])
     check_equal(run, undisturbed)
 

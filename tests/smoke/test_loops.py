@@ -33,8 +33,7 @@ def test_the_same_losses(plain: list[str], script: str, ranks: int) -> None:
     elif script == "loop_deepspeed.py":
         done = launching.deepspeed(f"examples/{script}")
     else:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = launching.run([*torchrun, f"examples/{script}"])
+        done = launching.torchrun(f"examples/{script}")
     assert done.returncode == 0, done.stderr
     found = losses(done.stdout)
     assert len(found) == len(plain)

@@ -12,13 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import modeling_utils
+from transformers import Trainer, TrainerState, modeling_utils
 
+from benchmarks.fault_drill_rank import fill_disk
 from bert import pretrain
+from bert.pretrain import MaskedLMPretraining
 from nlp_adan.errors import UserError
 from nlp_adan.training import saving
 from nlp_adan.training.checkpoint.manifest import Manifest, verify
@@ -159,6 +162,72 @@ def test_a_second_signal_does_not_cut_the_last_checkpoint_off(
     time.sleep(0.5)
     assert [path.name for path in (tmp_path / "asked").glob("*checkpoint-*")] == ["checkpoint-1"]
     assert not verify(tmp_path / "asked" / "checkpoint-1")
+
+
+# The figures of an evaluation that measures nothing.
+FINAL = dict.fromkeys(
+    ("eval_mlm_loss", "eval_unigram_cross_entropy", "eval_top5_accuracy", "eval_five_commonest_accuracy"), 1.0
+)
+BEST = [
+    "--load_best_model_at_end", "True", "--metric_for_best_model", "eval_mlm_loss", "--eval_strategy", "steps",
+    "--eval_steps", "1", "--save_steps", "1", "--learning_rate", "2", "--warmup_steps", "6",
+]  # fmt: skip
+
+
+def test_a_stopped_run_keeps_its_last_checkpoint_where_an_earlier_one_is_the_best(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one: the Trainer would delete the last, which a start is to go on from."""
+
+    def ask_to_stop(self: object, args: object, state: TrainerState, *more: object, **options: object) -> None:
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(pretrain.RunLog, "on_step_end", ask_to_stop, raising=False)
+    with pytest.raises(SystemExit) as left:
+        train("stopped", *BEST, "--save_total_limit", "1")
+    assert left.value.code == RESUME_EXIT_CODE
+    losses = {}
+    for line in map(json.loads, (tmp_path / "stopped" / "eval.jsonl").read_text().splitlines()):
+        losses[line["step"]] = line["eval_mlm_loss"]
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 4 and {path.name for path in (tmp_path / "stopped").glob("checkpoint-*")} == {
+        f"checkpoint-{best}", "checkpoint-4",
+    }  # fmt: skip
+
+
+def test_a_save_that_fails_does_not_take_the_best_model_away(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 1 is the best one and is saved; the last steps find no room."""
+    monkeypatch.setattr(os, "mkdir", os.mkdir)  # as it was, afterwards
+    fill_disk([3, 4], "")
+    run = train("best", *BEST, "--max_steps", "4")
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert json.loads((run / "metrics.json").read_text())["step"] == 1
+    kept, found = (load_file(folder / "model.safetensors") for folder in (run / "checkpoint-1", run))
+    assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
+
+
+def test_the_best_is_the_best_of_those_that_were_saved(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one of all, step 3, finds no room; step 4 is better than steps 1 and 2."""
+    losses = {1: 5.0, 2: 6.0, 3: 1.0, 4: 4.0}
+
+    def measured(self: Trainer, *args: Any, **options: Any) -> dict[str, float]:
+        found = {"eval_mlm_loss": losses[self.state.global_step], "eval_loss": 0.0}
+        self.log(dict(found))
+        return found
+
+    monkeypatch.setattr(os, "mkdir", os.mkdir)
+    fill_disk([3], "")
+    monkeypatch.setattr(Trainer, "evaluate", measured)
+    monkeypatch.setattr(MaskedLMPretraining, "final_metrics", lambda *_: FINAL)
+    run = train("best", *BEST, "--max_steps", "4")
+    assert json.loads((run / "metrics.json").read_text())["step"] == 4
+    state = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], state["best_metric"]) == (4, 4.0)
 
 
 def test_its_state_says_how_far_it_is(train: Callable[..., Path]) -> None:

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,6 +27,7 @@ from nlp_adan.training.checkpoint.manifest import FileEntry, Manifest, verify
 from nlp_adan.training.checkpoint.tensor_files import hash_and_sync
 
 PROJECT = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 600  # for a busy machine: it is a matter of seconds
 FAULTS = ["kill", "flip", "truncate", "full_disk", "stale_lock", "term"]
 
 
@@ -164,7 +164,7 @@ fault_drill_rank.launch(["bert"], {{"MASTER_PORT": "1"}}, {str(log)!r}, rank)
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, text=True)
     if wait:
-        process.wait(60)
+        process.wait(TIMEOUT_SECONDS)
     return process
 
 
@@ -173,16 +173,15 @@ def test_a_launch_forks_ranks_and_hands_on_their_end(tmp_path: Path) -> None:
     good = launched('print(os.environ["RANK"], os.environ["WORLD_SIZE"], *sys.argv, flush=True)', log)
     assert good.returncode == 0
     assert sorted(log.read_text().splitlines()) == ["0 2 run_pretrain.py bert", "1 2 run_pretrain.py bert"]
-    began = time.monotonic()
-    bad = launched('sys.exit(3) if os.environ["RANK"] == "1" else time.sleep(60)', log)
-    assert bad.returncode == 3 and time.monotonic() - began < 20  # the other rank was ended
+    bad = launched(f'sys.exit(3) if os.environ["RANK"] == "1" else time.sleep({2 * TIMEOUT_SECONDS})', log)
+    assert bad.returncode == 3  # the other rank was ended
     raised = launched('raise ValueError("so")', log)
     assert raised.returncode == 1 and "ValueError: so" in log.read_text()
 
 
 def test_ranks_outlive_a_launch_that_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     starts = module("fault_drill_starts", monkeypatch)
-    process = launched('print("here", flush=True); time.sleep(60)', tmp_path / "log", wait=False)
+    process = launched('print("here", flush=True); time.sleep(600)', tmp_path / "log", wait=False)
     with starts.Start(process.pid, process.poll, tmp_path / "log", is_two=False) as start:
         start.wait_until(lambda: start.output.count("here") == 2, "two ranks")
         ranks = start.ranks()

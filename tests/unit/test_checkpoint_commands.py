@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,9 @@ from torch import nn
 
 from nlp_adan import Adan
 from nlp_adan.errors import UserError
-from nlp_adan.training.checkpoint import derived_folder, inspection
+from nlp_adan.training.checkpoint import commands, derived_folder, inspection
 from nlp_adan.training.checkpoint.commands import main
+from nlp_adan.training.checkpoint.manifest import verify
 from nlp_adan.training.checkpoint.optimizer_parts import OptimizerParts
 from tests.unit.checkpoint_folders import Small, make_checkpoint, train
 
@@ -192,6 +195,20 @@ def test_verify_says_which_are_good(run: Path, capsys: pytest.CaptureFixture[str
     assert oldest == {"path": str(run / "checkpoint-3"), "good": True, "damages": []}
 
 
+def test_verify_beside_a_run_that_removes_its_oldest(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def removed_meanwhile(checkpoint: Path) -> list[Any]:
+        if checkpoint.name == "checkpoint-3":
+            shutil.rmtree(checkpoint)
+        return verify(checkpoint)
+
+    monkeypatch.setattr(commands, "verify_shown", removed_meanwhile)
+    assert main(["verify", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert "checkpoint-5: good" in told and "checkpoint-3" not in told
+
+
 def test_verify_of_one_that_was_not_written_to_its_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "checkpoint-5" / "manifest.json").unlink()
     assert main(["verify", str(run / "checkpoint-5")]) == 1
@@ -285,6 +302,29 @@ def test_mistakes_in_the_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
             main(["inspect", folder])
     monkeypatch.chdir(run / "checkpoint-3")
     assert main(["verify", "."]) == 0
+
+
+def denied(path: object, *_: object, **__: object) -> Any:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_folder_that_the_user_may_not_read(command: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(UserError, match=r"DIR: '.*tiny': Permission denied; see that it can be read"):
+        main([command, str(run)])
+
+
+def test_a_file_that_the_user_may_not_read(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the checkpoint's, and not one of the folder that is written."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        assert main(["verify", str(run)]) == 1
+    monkeypatch.setattr(derived_folder, "open", denied, raising=False)
+    for words in (["export"], ["reshard", "--world_size", "1", "--stage", "0"]):
+        with pytest.raises(UserError, match=r"DIR: '.*checkpoint-5/.*': Permission denied; see that it can be read"):
+            main([words[0], str(run), *words[1:], "--output_dir", str(tmp_path / "out")])
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_help_fits_a_screen() -> None:

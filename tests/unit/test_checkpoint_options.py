@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed.checkpoint import FileSystemReader
+from transformers import TrainingArguments
 from transformers.integrations import deepspeed as hf_deepspeed
+from transformers.training_args import ParallelMode
 
 from bert.options import parse_options
 from nlp_adan.errors import UserError
@@ -88,10 +91,34 @@ def test_torch_runs_what_the_list_of_sharded_states_says(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("config", [{}, {"state_dict_type": "full_state_dict"}, {"state_dict_type": "1"}])
-def test_whole_states_of_fsdp_are_taken(config: dict[str, str]) -> None:
-    """So far as to the check that follows."""
-    with pytest.raises(UserError, match=r"--fsdp: .*one process"):
-        parse_options(["--fsdp", "full_shard", "--fsdp_config", json.dumps(config), *OUTPUT])
+def test_whole_states_of_fsdp_are_taken(config: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So far as to the checks that follow."""
+    words = ["--fsdp", "full_shard", "--fsdp_config", json.dumps(config), *OUTPUT]
+    with pytest.raises(UserError, match=r"--fsdp: .*on a CPU.*`--deepspeed"):
+        parse_options(words)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda"))
+    monkeypatch.setattr(TrainingArguments, "parallel_mode", ParallelMode.NOT_PARALLEL)
+    with pytest.raises(UserError, match=r"--fsdp: .*one process.*`torchrun"):
+        parse_options(words)
+
+
+def test_fsdp_on_cpu_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate would train the whole model on each, without a word."""
+    monkeypatch.setattr(TrainingArguments, "parallel_mode", ParallelMode.DISTRIBUTED)
+    with pytest.raises(UserError, match=r"--fsdp: .*each rank would train the whole model on a CPU; .*zero2.json`"):
+        parse_options(["--fsdp", "full_shard", *OUTPUT])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fsdp_config", '{"version": 2}'], "--fsdp_config: it is about `--fsdp`, which is not given"),
+        (["--fsdp", "--deepspeed", "ds_configs/zero2.json"], "--fsdp: beside `--deepspeed`.*choose one"),
+    ],
+)
+def test_fsdp_where_it_would_not_act(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_options([*words, *OUTPUT])
 
 
 def test_the_fsdp_of_accelerates_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,4 +126,8 @@ def test_the_fsdp_of_accelerates_launcher(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match=r"accelerate's configuration: .*'SHARDED_STATE_DICT'"):
         parse_options(OUTPUT)
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    with pytest.raises(UserError, match=r"accelerate's configuration: FSDP: .*on a CPU"):
+        parse_options(OUTPUT)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda"))
+    monkeypatch.setattr(TrainingArguments, "parallel_mode", ParallelMode.DISTRIBUTED)
     assert parse_options(OUTPUT).engine.output_dir == "runs/never"

@@ -42,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "file").write_text("")
     (folder / "thesis").mkdir()
     (folder / "thesis" / "report.md").write_text("# Thesis\n")
+    (folder / "page").mkdir()
+    (folder / "page" / "report.html").write_text("<p>mine")
+    (folder / "nested" / "table.tex").mkdir(parents=True)
     (folder / "twice.yaml").write_text("tasks: {RTE: {}, RTE: {}}")
     (folder / "broken.yaml").write_text("tasks: [")
     (folder / "own.yaml").write_text("name: mine\ntrain: no.tsv\n")
@@ -95,6 +98,8 @@ CASES = [
     (f"{RUN} file/in/it", "'file' is a file"),
     (f"{RUN} thesis", "holds no GLUE runs"),
     (f"{RUN} sweep --max_length 2", "--max_length: 2"),  # a folder that has runs stays as it is, too
+    (f"{RUN} out --max_length 100", "--max_length: 100 is more than the 64 tokens"),
+    (f"{RUN} out --seeds 50000", "--seeds: 50000"),
     (f"{RUN} out --dry_run --checkpoint bets", "--checkpoint: unknown value"),
     ("check-data --data nowhere", "no folder nowhere"),
     ("check-data --data label --tasks RTE --allow_partial", "1 error in 1 of 3 files"),
@@ -109,6 +114,8 @@ CASES = [
     ("report sweep other --output_dir sweep", "holds the report of one of them"),
     ("report sweep other --output_dir good", "holds the runs and the report of a sweep"),
     ("report sweep other --output_dir thesis", "thesis/report.md' is no report of ours"),
+    ("report sweep other --output_dir page", "page/report.html' is no report of ours"),
+    ("report sweep other --output_dir nested", "nested/table.tex' is a folder"),
     ("report sweep other --output_dir file", "'file' is a file"),
     ("report sweep other --output_dir file/in/it", "'file' is a file"),
     ("report sweep other --output_dir /proc/none", "cannot write into '/proc/none'"),

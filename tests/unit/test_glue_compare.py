@@ -73,6 +73,13 @@ def test_each_report_is_compared_with_the_first(three: tuple[Path, dict[str, Any
         assert (folder / name).is_file()
 
 
+def test_how_to_read_it_is_told_once(three: tuple[Path, dict[str, Any]]) -> None:
+    text = (three[0] / "report.md").read_text()
+    assert text.count("a paired bootstrap") == 1
+    assert text.index("a paired bootstrap") < text.index(" against ", text.index("## Scores"))
+    assert "| Optimizer " in text and "| optimizer " not in text
+
+
 def test_the_interval_is_that_of_both_scored_on_the_same_examples(tmp_path: Path) -> None:
     """A slow twin draws examples one by one; both widths follow from the same law, so that 10 % is four deviations."""
     reports = [sweep(tmp_path / name, tasks=[TASKS["MRPC"]], num_dev=150, seeds=(1, 2)) for name in ("a", "b")]
@@ -172,9 +179,9 @@ def test_differing_protocols_stand_above_the_scores(three: tuple[Path, dict[str,
     assert text.index("The runs were not done alike") < text.index("## Scores")
     rows = {row["what"]: (row["tasks"], row["values"]) for row in values["protocol_differences"]}
     assert rows["Recipe"] == ("all", ["small-adan", "small-adan", "small-adamw"])
-    assert rows["optimizer"] == ("all", ["adan", "adan", "adamw_torch"])
+    assert rows["Optimizer"] == ("all", ["adan", "adan", "adamw_torch"])
     assert rows["Batches"][1][2] == "examples of similar length together"
-    assert "Model" not in rows and "learning rate" not in rows
+    assert "Model" not in rows and "Learning rate" not in rows
     alike = compared(tmp_path / "out", sweep(tmp_path / "a"), sweep(tmp_path / "b"))
     assert alike["protocol_differences"] == []
     assert "All runs were done alike, but for the model." in (tmp_path / "out" / "report.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from glue_eval.table_files import Example, table_text
 from glue_eval.task_file import read_task_file
 from glue_eval.tasks import TASKS, TRAINABLE_TASKS
 from nlp_adan.errors import UserError
+from tests.tiny_glue import write_diagnostics
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
 COMPLETE_TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "RTE", "WNLI", "AX")
@@ -411,6 +413,39 @@ def test_the_diagnostic_file_is_checked_where_it_is(copy: Path, capsys: pytest.C
         check_command(["--data", str(copy)])
     assert f"error: {copy}/diagnostic/diagnostic.tsv: rows: 1 instead of 1,104" in capsys.readouterr().out
     check_command(["--data", str(copy), "--tasks", "AX", "--allow_partial"])
+
+
+def test_the_labels_of_the_diagnostic_file_are_checked_where_they_are(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run on MNLI would read them: against their layout, and row by row against diagnostic.tsv."""
+    write_examples(copy, "AX", "test", [Example(f"a{number}", f"b{number}") for number in range(60)])
+    path = write_diagnostics(copy)
+    words = ["--data", str(copy), "--tasks", "AX", "--allow_partial"]
+    good = path.read_text()
+    check_command(words)
+    assert re.search(r"AX +diagnostic-full\.tsv +60 +1,104 +partial\n", capsys.readouterr().out)
+    lines = good.splitlines(keepends=True)
+    doctored = [
+        (good.replace("Hypothesis", "hypothesis"), ":1: the header is not AX's"),
+        (
+            good.replace("\tneutral\n", "\tneutrl\n", 1),
+            ":3: label 'neutrl' is not one of AX's (did you mean",
+        ),
+        (good.replace("\tneutral\n", "\n", 1), ":3: 7 columns instead of 8"),
+        ("".join(lines[:-1]), ":60: the file ends after 59 examples, diagnostic.tsv has 60"),
+        (good.replace("\ta7\t", "\ta17\t"), ":9: Premise 'a17' is not that of diagnostic.tsv:9, 'a7'"),
+        (re.sub("neutral|contradiction", "entailment", good), ": all 60 labels are the same"),
+        ("", ": no examples"),
+    ]
+    for text, told in doctored:
+        path.write_text(text)
+        with pytest.raises(UserError, match="1 error in 1 of 2 files"):
+            check_command(words)
+        assert f"error: {path}{told}" in capsys.readouterr().out
+    path.write_text(good)
+    (copy / "AX" / "diagnostic.tsv").unlink()
+    assert errors_of(copy, "AX", allow_partial=True) == ["AX/diagnostic.tsv: missing: add it, or leave the task out"]
 
 
 def test_a_misspelled_option_is_named() -> None:

@@ -209,6 +209,13 @@ def test_evaluations_are_at_epochs_ends(tmp_path: Path, num_samples: int, epochs
     assert sorted(evaluation_steps(options, num_samples, most=10)) == expected
 
 
+def test_a_run_of_any_length_has_ten_evaluations(tmp_path: Path) -> None:
+    """And they are found at once: a mistyped number of steps must not fill the memory."""
+    options = parse_options([*WORDS, "--max_steps", str(10**18)], tmp_path, 1)
+    found = sorted(evaluation_steps(options, 100, most=10))
+    assert len(found) == 10 and found[-1] == 10**18
+
+
 def test_dropout_and_length_and_number_of_examples_act(tmp_path: Path, shared: dict[str, Path]) -> None:
     plain = run(tmp_path / "plain", shared, predict_test=False)
     specs: dict[str, dict[str, Any]] = {"dropout": {"dropout": 0.4}, "max_length": {"max_length": 6}}

@@ -180,6 +180,8 @@ def test_what_a_rank_takes_at_a_time_leaves_the_batch(model: Path, tmp_path: Pat
         ("default: {learning_rate: fast}", "default: --learning_rate: invalid float value: 'fast'; see"),
         ("tasks: {RTE: {learning_rate: -0.1}}", "RTE: --learning_rate: -0.1 is out of range"),
         ("tasks: {RTE: {max_length: 2}}", "RTE: --max_length: 2 is out of range"),
+        ("default: {lr_scheduler_kwargs: {a: 2024-01-01}}", "'lr_scheduler_kwargs' cannot be written as JSON .*date"),
+        ("default: &it {lr_scheduler_kwargs: *it}", "'lr_scheduler_kwargs' cannot be written as JSON .*Circular"),
         ("default: {optim_args: beta9=1}\ntasks: {RTE: {optim_args: beta8=1}}", "default: .*beta9"),
     ],
 )
@@ -224,6 +226,7 @@ def test_a_recipe_may_name_ones_own_task(model: Path, tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--seeds", "0"], "--seeds: 0 is out of range"),
+        (["--seeds", "1001"], "--seeds: 1001 is out of range; give between 1 and 1000"),
         (["--jobs", "0"], "--jobs: 0 is out of range"),
         (["--max_length", "3"], "--max_length: 3 is out of range"),
         (["--max_train_examples", "0"], "--max_train_examples: 0 is out of range"),

@@ -109,7 +109,7 @@ def test_intervals_stand_apart_from_the_spread_over_seeds(sweep: tuple[Path, dic
     low, high = (f"{100 * cola['interval'][end]:.1f}" for end in ("low", "high"))
     scores, intervals = (
         (folder / "report.md").read_text().split(f"## {title}")[1].split("\n## ")[0]
-        for title in ("Scores", "How much hangs on the development examples")
+        for title in ("Scores", "Uncertainty over the development examples")
     )
     assert f"{100 * cola['mean']:.1f} ± {100 * cola['standard_deviation']:.1f}" in scores
     assert f"{low} to {high}" in intervals and f"{low} to {high}" not in scores
@@ -253,6 +253,18 @@ def test_collapsed_runs_are_marked_and_do_not_count_as_learnt(tmp_path: Path) ->
     runs.append(run_of("MRPC", 2, {"accuracy": 0.7, "f1": 0.8}))
     write(tmp_path, runs)
     assert "| collapsed 1/2 |" in text_of(tmp_path / "report.md")
+
+
+def test_above_the_baseline_is_more_than_the_luck_of_the_examples(tmp_path: Path) -> None:
+    """A median of 64 against 62 of 200 examples shows no skill: the whole interval has to be above."""
+    protocol = protocol_of([TASKS[name] for name in ("SST-2", "MNLI", "RTE", "STS-B")])
+    skill = {"SST-2": 0.8, "MNLI": 0.8, "RTE": 0.28, "STS-B": 0.05}
+    write_glue_report(tmp_path, write_sweep(tmp_path, protocol, skill=skill), protocol=protocol)
+    values = json.loads((tmp_path / "report.json").read_text())
+    for name, score in (("RTE", "accuracy"), ("STS-B", "pearson")):
+        found = values["tasks"][name]["scores"][score]
+        assert found["interval"]["low"] < found["baseline"] < found["median"]
+    assert "above the majority baseline with the whole 95 % interval on 2 of 4 tasks." in values["summary"]
 
 
 def test_a_diverged_run_counts_and_says_why(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ DAMAGES: list[tuple[str, str, str]] = [
     ("plan.json", "{", "plan.json: not JSON"),
     ("plan.json", '{"protocol": {}, "runs": []}', "plan.json: not a plan"),
     ("CoLA/seed-2-0a1b/result.json", "[1]", "result.json: not a JSON object"),
-    ("CoLA/seed-2-0a1b/result.json", RESULT_WITHOUT_SCORE, "seed-2-0a1b: its result has no score 'matthews'"),
+    ("CoLA/seed-2-0a1b/result.json", RESULT_WITHOUT_SCORE, r"not the result of a run \(no score 'matthews'"),
     (COLA, '{"id": "0", "prediction": "1"}\n{"id"', r"test.jsonl:2: not a prediction"),
     (COLA, '{"id": "0", "prediction": "2"}\n', r"test.jsonl:1: prediction '2' is not one of CoLA's labels 0, 1"),
     (COLA, '{"id": "0", "prediction": 1}\n', r"test.jsonl:1: prediction 1 is not one of CoLA's labels 0, 1"),

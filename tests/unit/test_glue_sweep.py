@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 import glue_eval.keys
 import glue_eval.sweep
+import nlp_adan.runs.code
 from glue_eval import __main__ as door
 from glue_eval.options import command_parser, recipe_path, task_settings
 from glue_eval.planning import Plan, check_loads, local_model, make_plan
@@ -127,7 +129,7 @@ def test_other_code_or_libraries_are_other_runs(model: Path, data: Path, monkeyp
     before = plan_of(model, data).keys
     monkeypatch.setattr(glue_eval.keys, "versions", lambda: {"torch": "1.0"})
     other = plan_of(model, data).keys
-    monkeypatch.setattr(glue_eval.keys, "code_sha256", lambda: "0")
+    monkeypatch.setattr(glue_eval.keys, "code_sha256", lambda *computes: "0")
     assert len({*before, *other, *plan_of(model, data).keys}) == 6
 
 
@@ -138,9 +140,9 @@ def test_the_code_that_counts_is_what_a_run_imports(monkeypatch: pytest.MonkeyPa
         hashed.append(path)
         return ""
 
-    monkeypatch.setattr(glue_eval.keys, "sha256_file", sha256_file)
-    glue_eval.keys.code_sha256.__wrapped__()
-    names = {str(path.relative_to(glue_eval.keys.PROJECT_FOLDER)) for path in hashed}
+    monkeypatch.setattr(nlp_adan.runs.code, "sha256_file", sha256_file)
+    nlp_adan.runs.code.code_sha256.__wrapped__(glue_eval.keys.COMPUTES)
+    names = {str(path.relative_to(nlp_adan.runs.code.PROJECT_FOLDER)) for path in hashed}
     assert {"glue_eval/finetune.py", "glue_eval/tasks.py", "glue_eval/metrics.py", "nlp_adan/__init__.py"} <= names
     assert {"nlp_adan/update.py", "nlp_adan/training/engine.py", "nlp_adan/training/order.py"} <= names
     assert any(name.startswith("nlp_adan/kernels/") and name.endswith(".cpp") for name in names)
@@ -168,6 +170,11 @@ def test_an_mnli_model_is_for_three_tasks(model: Path, data: Path, tmp_path: Pat
     check_loads(having)
     tiny_tokenizer([f"v{number}" for number in range(20)]).save_pretrained(started)
     with pytest.raises(UserError, match=r"--mnli_model: .* has another vocabulary than the pretrained model"):
+        plan_of(model, data, "--mnli_model", str(started))
+    lower = tiny_tokenizer()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    lower.save_pretrained(started)
+    with pytest.raises(UserError, match=r"--mnli_model: .* reads texts otherwise than the pretrained model's"):
         plan_of(model, data, "--mnli_model", str(started))
     tiny_tokenizer().save_pretrained(started)
     (started / "model.safetensors").write_bytes(b"damaged")
@@ -358,6 +365,63 @@ def test_a_damaged_model_folder(name: str, text: str | None, told: str, model: P
         path.unlink()
     with pytest.raises(UserError, match=f"^--model: .*{told}"):
         check_loads(plan_of(model, data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"num_hidden_layers": 4},
+            r"hold no bert\.encoder\.layer\.2\.\S+ \(nor 31 others\), which its config.json asks",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            r"hold \S*encoder\.layer\.1\.\S+ \(and 15 others\), which .* no place for; take both",
+        ),
+        ({"model_type": "distilbert"}, r"hold no distilbert\.transformer\.\S+ \(nor \d+ others\)"),
+        ({"num_hidden_layers": "two"}, "cannot be loaded .*num_hidden_layers"),
+        ({"hidden_act": "foo"}, "cannot be loaded .*foo"),
+        ({"pad_token_id": 9999}, "cannot be loaded .*Padding_idx"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration(
+    changes: dict[str, Any], told: str, model: Path, data: Path
+) -> None:
+    """Parts of a body without weights would be trained from random numbers, and layers too many left out, silently."""
+    tiny_bert(model, num_hidden_layers=2)
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=f"^--model: .*{told}"):
+        check_loads(plan_of(model, data))
+
+
+def test_weights_in_parts_that_are_not_there(model: Path, data: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with pytest.raises(UserError, match=r"^--model: .*cannot be loaded \("):
+        check_loads(plan_of(model, data))
+
+
+@pytest.mark.parametrize(
+    ("length", "words", "told"),
+    [
+        (
+            64,
+            ["--max_length", "65"],
+            "--max_length: 65 is more than the 64 tokens that the model reads; give at most 64",
+        ),
+        (2, [], r"--model: .* reads 2 tokens at most \(model_max_length in tokenizer_config.json, max_position_embed"),
+        (-1, [], "--model: .* reads -1 tokens at most"),
+        ("long", [], "--model: .*model_max_length 'long' .* is no number"),
+    ],
+)
+def test_lengths_that_the_model_does_not_reach(
+    length: int | str, words: list[str], told: str, model: Path, data: Path
+) -> None:
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": length}))
+    with pytest.raises(UserError, match=told):
+        plan_of(model, data, *words)
 
 
 def test_two_sweeps_on_one_folder(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,7 @@ from nlp_adan.locks import LOCK, RankLock, folder_lock
 
 # Locks are a process's own. Forked: the children do no more than lock and wait.
 FORK = multiprocessing.get_context("fork")
-SOON_SECONDS = 30.0
+SOON_SECONDS = 120.0
 
 
 def serve(words: Connection) -> None:
@@ -172,6 +173,22 @@ def test_a_folder_that_was_made_anew(tmp_path: Path, others: list[Process]) -> N
     release(run)
 
 
+def test_a_file_that_a_start_which_failed_deletes_in_that_moment(
+    tmp_path: Path, others: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockf, path = fcntl.lockf, tmp_path / LOCK
+
+    def deleted_before(*given: int) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        lockf(*given)
+
+    monkeypatch.setattr(fcntl, "lockf", deleted_before)
+    take_all(tmp_path)
+    assert not path.exists() or others[0].does(take_all, tmp_path) is not None
+    assert path.exists()
+
+
 def test_both_kinds_of_lock_know_each_other(tmp_path: Path, others: list[Process]) -> None:
     first, second = others
     assert first.does(keep_folder, tmp_path) is None
@@ -206,6 +223,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cannot write '.*file/.lock' \(.+\); choose another folder"):
         with folder_lock(tmp_path / "file"):
             pass
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / LOCK).symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"^cannot write '.*one/.lock' \(.+\); choose another folder"):
+        lock_folder(tmp_path / "one")
+    with pytest.raises(UserError, match=r"^--output_dir: cannot write '.*two/.lock' \(.+\); choose another folder"):
+        take_all(tmp_path / "two")
 
 
 def test_a_file_system_without_locks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from nlp_adan.errors import UserError
 from nlp_adan.kernels import cpu
 from nlp_adan.pretraining.record import read_run
 from nlp_adan.training.run_folder import RunFolder
+from nlp_adan.weights import only_data
 from tests.tiny_glue import tiny_bert, write_glue
 from tests.unit.malicious_files import CONTENTS, numpy_file, torch_file
 from tests.unit.test_transformer_xl_model import model as tiny_transformer_xl
@@ -79,6 +81,21 @@ def test_the_planted_files_would_run(kind: str, tmp_path: Path) -> None:
     file.write_bytes(numpy_file(made))
     np.load(file, allow_pickle=True)
     assert made.exists()
+
+
+@pytest.mark.parametrize("opposite", [None, "1"])
+def test_a_library_that_loads_without_care_runs_nothing(
+    opposite: str | None, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside of what loads a stranger's files: as a later version of a library might."""
+    if opposite is not None:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", opposite)
+    before, file = dict(os.environ), tmp_path / "file"
+    file.write_bytes(torch_file(marker))
+    with pytest.raises(UserError, match=r"--resume: x: holds io\.open, which is no data"):
+        with only_data("--resume: x", "Take another"):
+            torch.load(file, weights_only=False)
+    assert dict(os.environ) == before
 
 
 # Weights of models.

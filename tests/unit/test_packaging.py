@@ -52,7 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files_of_packages() -> Iterator[str]:
-    yield "run_pretrain.py"
+    yield from ("run_pretrain.py", "run_race.py")
     for package in PACKAGES:
         for path in (PROJECT / package).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":

@@ -13,7 +13,7 @@ import pytest
 
 from nlp_adan.reporting import Code, Column, Document, Image, Note, Paragraph, Section, Table, write_report
 from nlp_adan.reporting.facts import environment_section
-from nlp_adan.reporting.plots import MAX_NAME, dot_plot, interval_plot, line_plot, panel_plot
+from nlp_adan.reporting.plots import MAX_NAME, dot_plot, growth_plot, interval_plot, line_plot, panel_plot
 from nlp_adan.storage import finite
 
 HOSTILE = 'a|b <script>alert("x")</script> *bold* `code` [link](x) _it_ run_a_1'
@@ -185,3 +185,8 @@ def test_plots_of_nothing_are_drawn() -> None:
     assert panel_plot({}, "step", "loss").startswith("<svg")
     assert line_plot({}, "step", "loss").startswith("<svg")
     assert dot_plot({}, "score").startswith("<svg")
+
+
+def test_the_ticks_of_logarithmic_axes_are_numbers() -> None:
+    svg = growth_plot({"a": [(10, 1000), (1000, 1e6)]}, {}, "ranks", "bytes")
+    assert ">100<" in svg and ">1,000,000<" in svg and "mathdefault" not in svg

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nlp_adan.errors import UserError
+from nlp_adan.training.checkpoint import manifest
 from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
 from tests.checkpoints import make_checkpoint
 
@@ -47,6 +51,37 @@ def test_a_later_version_is_not_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint-10: manifest.json is of format 2.*the version that wrote it"):
         find_checkpoint(tmp_path, "auto", 0)
     assert newest.is_file()
+    with pytest.raises(UserError, match=r"checkpoint-10: manifest.json is of format 2.*the version that wrote it"):
+        find_checkpoint(tmp_path, str(newest.parent), 0)
+
+
+@pytest.mark.parametrize(("number", "is_damage"), [(errno.EIO, True), (errno.EACCES, False), (errno.ESTALE, False)])
+def test_a_checkpoint_that_cannot_be_read_may_be_good(
+    number: int, is_damage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not moved aside, and its steps are not trained again, because a permission is missing."""
+    paths = [make_checkpoint(tmp_path, step) for step in (5, 10)]
+
+    def refuse(file: Path, *args: Any, **options: Any) -> Any:
+        if file == paths[1] / "model.safetensors":
+            raise OSError(number, os.strerror(number))
+        return open(file, *args, **options)
+
+    monkeypatch.setattr(manifest, "open", refuse, raising=False)
+    if is_damage:
+        assert find_checkpoint(tmp_path, "auto", 0) == paths[0] and not paths[1].exists()
+    else:
+        with pytest.raises(UserError, match=r"checkpoint-10: model.safetensors cannot be read .*see that it can be"):
+            find_checkpoint(tmp_path, "auto", 0)
+        assert paths[1].is_dir()
+
+
+def test_what_a_kill_left_is_put_in_order_for_a_named_one_too(tmp_path: Path) -> None:
+    """Else `--resume auto` would some day find a checkpoint of steps that were given up."""
+    path = make_checkpoint(tmp_path, 5)
+    make_checkpoint(tmp_path, 10).rename(tmp_path / ".replaced-checkpoint-10")
+    assert find_checkpoint(tmp_path, str(path), 0) == path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
 
 
 def test_a_named_one_is_good_or_refused(tmp_path: Path) -> None:

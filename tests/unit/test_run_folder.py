@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,42 @@ def test_what_other_ranks_try_the_folder_with_is_nothing(tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="holds no run"):
         RunFolder(tmp_path).check(OPTIONS, "no")
+
+
+def test_a_kill_before_the_first_file_is_whole_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    class Killed(BaseException):
+        """What a kill is, for a process that is not killed; nothing is cleared up after it."""
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("os.fsync", killed)
+        patch.setattr("os.unlink", killed)
+        run.claim(OPTIONS)
+    (left,) = run.path.iterdir()
+    assert left.name.startswith(".resolved.yaml.")
+    (run.path / f"{run_folder.PROBE}x1").mkdir()
+    for resume in ("no", "auto"):
+        run.check(OPTIONS, resume)
+    run.claim(OPTIONS)
+    assert not left.exists() and run.settings == OPTIONS
+
+
+def test_a_start_that_fails_leaves_nothing_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / ".lock").write_text("")
+    (run.path / f"{run_folder.PROBE}x1").mkdir()  # of a start that was killed
+    run.remove_if_empty()
+    assert not run.path.exists()
+    run.path.mkdir()
+    (run.path / f"{run_folder.PROBE}x1").mkdir()
+    (run.path / f"{run_folder.PROBE}x1" / "mine").write_text("")  # of one that is there just now
+    run.remove_if_empty()
+    assert run.path.exists()
 
 
 def test_an_unfinished_run_with_the_same_settings(tmp_path: Path) -> None:
@@ -134,6 +171,26 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         RunFolder("/proc/nope").check(OPTIONS, "no")
 
 
+def test_what_the_user_may_not_look_at(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    checkpoint = make_checkpoint(closed, 7)
+    closed.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # root may look at everything
+        with pytest.raises(UserError, match=r"--output_dir: cannot write into '.*' \(Permission denied\)"):
+            RunFolder(closed / "runs" / "new").check(OPTIONS, "no")
+        with pytest.raises(
+            UserError, match=r"checkpoint-7' is not a whole checkpoint folder \(no manifest.json to read"
+        ):
+            run_folder._check_named(checkpoint, OPTIONS, 1, frozenset())
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        closed.chmod(0o700)
+
+
 def test_a_named_checkpoint_is_of_a_run_with_the_same_settings(tmp_path: Path) -> None:
     other = claimed(tmp_path / "other")
     checkpoint = make_checkpoint(other.path, 7)
@@ -181,6 +238,9 @@ def test_logs_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
         run.append("log.jsonl", {"step": step, "loss": 1.0 / step})
     with open(run.path / "log.jsonl", "a") as file:
         file.write('{"step": 4')  # the machine went down
+    with open(run.path / "starts.jsonl", "ab") as file:
+        file.write(b"\xff\x00")
+    run.check(OPTIONS, "auto")
     run.claim(OPTIONS, resumed_step=20)
     assert [line["step"] for line in run.read("log.jsonl")] == [10, 20]
     assert json.loads((run.path / "environment.json").read_text())["packages"]["torch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ def published_curve(recipe: str) -> PublishedCurve | None:
         valid=points("valid"),
         settings=read_recipe(RECIPES / f"{recipe}.yaml"),
         comparable=COMPARABLE,
+        to_nats=math.log,
     )
 
 

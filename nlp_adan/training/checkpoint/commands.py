@@ -76,7 +76,12 @@ def main(words: Sequence[str]) -> int:
             f"unknown command {command!r}{nearest(command, COMMANDS)}; known are {', '.join(COMMANDS)}: see "
             f"`{COMMAND} --help`"
         )
-    return COMMANDS[command](others)
+    try:
+        return COMMANDS[command](others)
+    except OSError as error:
+        if error.filename is None:  # what is printed is not read any more
+            raise
+        raise UserError(f"DIR: {str(error.filename)!r}: {error.strerror}; see that it can be read") from error
 
 
 def inspect_command(words: Sequence[str]) -> int:
@@ -97,8 +102,11 @@ def verify_command(words: Sequence[str]) -> int:
         "verify", "Read every file of a checkpoint, or of all of a run's, and compare it with its hash.", writes=False
     ).parse(words)
     results = []
-    for checkpoint in checkpoints_in(options.folder):
+    found = checkpoints_in(options.folder)
+    for checkpoint in found:
         damages = verify_shown(checkpoint)
+        if damages and len(found) > 1 and not checkpoint.exists():
+            continue  # a run that trains has removed it meanwhile
         results.append(
             {
                 "path": str(checkpoint),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import modeling_utils
 
 from nlp_adan.training.agreement import largest_over_ranks
+from nlp_adan.training.checkpoint.run_checkpoints import discard
 from nlp_adan.training.checkpoint.tensor_files import TensorFile
 
 
@@ -71,8 +71,7 @@ def make_folder(partial: Path, rank: int) -> str | None:
     error = None
     if rank == 0:
         try:
-            if partial.exists():
-                shutil.rmtree(partial)
+            discard(partial)  # of an attempt before
             partial.mkdir(parents=True)
         except OSError as caught:
             error = f"{partial}: {caught.strerror}"

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from nlp_adan.errors import UserError
 from nlp_adan.progress import progress
@@ -90,12 +91,20 @@ def derived_folder(output: Path) -> Iterator[Path]:
         ) from error
 
 
+def _to_read(path: Path) -> BinaryIO:
+    """A file of a checkpoint. Raises: UserError; an OSError would be taken for one of the folder that is written."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"DIR: {str(path)!r}: {error.strerror}; see that it can be read") from error
+
+
 def copy_file(name: str, checkpoint: Path, folder: Path, entry: FileEntry, target: str | None = None) -> FileEntry:
     """Copy a file of a checkpoint into another folder, under its own name or another.
 
     Raises: UserError where it is not the manifest's any more.
     """
-    with open(checkpoint / name, "rb", buffering=0) as file:
+    with _to_read(checkpoint / name) as file:
         copied = write_pieces(folder / (target or name), iter(lambda: file.read(CHUNK_BYTES), b""))
     if copied != entry:
         raise UserError(f"{checkpoint / name} changed while it was copied; keep the run from writing, and try again")

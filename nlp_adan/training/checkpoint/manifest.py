@@ -6,6 +6,7 @@ A folder without a manifest is no checkpoint. run_checkpoints.py looks after the
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,14 @@ OPTIMIZER_FOLDER = "optimizer"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 _OWN_HASH = "manifest_sha256"
 _NEWER = "is of format"
+_OF_THE_DISK = (
+    errno.EIO,
+    errno.EBADMSG,
+    errno.EILSEQ,
+    errno.ENODATA,
+    getattr(errno, "EUCLEAN", errno.EIO),
+    errno.ELOOP,
+)
 _MAX_THREADS = 8
 _CHUNK_BYTES = 4 << 20
 # What transformers, torch, DeepSpeed or this package would load, had somebody put it there.
@@ -47,10 +56,19 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Damage:
-    """Why a checkpoint is not taken. file: relative to it; reason: reads on from the file's name."""
+    """Why a checkpoint is not taken. file: relative to it; reason: reads on from the file's name.
+
+    may_be_good: the system does not let it be read, for want of a permission, say, or of a connection.
+    """
 
     file: str
     reason: str
+    may_be_good: bool = field(default=False, compare=False)
+
+    @classmethod
+    def unreadable(cls, file: str, error: OSError) -> Damage:
+        """Of a file that could not be read."""
+        return cls(file, f"cannot be read ({error.strerror})", may_be_good=error.errno not in _OF_THE_DISK)
 
     def __str__(self) -> str:
         return f"{self.file} {self.reason}"
@@ -148,7 +166,7 @@ def verify(folder: Path, *, hashes: bool = True, progress: Advance | None = None
     except (FileNotFoundError, NotADirectoryError):
         return [Damage(MANIFEST, "is missing: the checkpoint was not written to its end")]
     except OSError as error:
-        return [Damage(MANIFEST, f"cannot be read ({error.strerror})")]
+        return [Damage.unreadable(MANIFEST, error)]
     except _Unreadable as error:
         return [Damage(MANIFEST, str(error))]
     named = CHECKPOINT_NAME.fullmatch(folder.name)
@@ -157,11 +175,11 @@ def verify(folder: Path, *, hashes: bool = True, progress: Advance | None = None
     found = _unlisted(folder, manifest.files)
     sound: dict[str, FileEntry] = {}
     for name, entry in manifest.files.items():
-        reason = _wrong_outside(folder, name, entry)
-        if reason is None:
+        damage = _wrong_outside(folder, name, entry)
+        if damage is None:
             sound[name] = entry
         else:
-            found.append(Damage(name, reason))
+            found.append(damage)
     return sorted(found + (_wrong_content(folder, sound, progress) if hashes else []), key=lambda damage: damage.file)
 
 
@@ -170,23 +188,26 @@ def checkpoint_step(folder: Path) -> int:
     return Manifest.read(folder).step
 
 
-def _wrong_outside(folder: Path, name: str, entry: FileEntry) -> str | None:
+def _wrong_outside(folder: Path, name: str, entry: FileEntry) -> Damage | None:
     """What is wrong with a file without reading it. A name that leads out of the folder is not followed."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or str(pure) != name:
-        return "leads out of the checkpoint, by its name"
+        return Damage(name, "leads out of the checkpoint, by its name")
     path = folder / name
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
-            return "leads out of the checkpoint, by a link"
+            return Damage(name, "leads out of the checkpoint, by a link")
         status = path.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return "is missing" if missing else f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    except (FileNotFoundError, NotADirectoryError):
+        return Damage(name, "is missing")
+    except RuntimeError as error:  # links in a circle
+        return Damage(name, f"cannot be read ({error})")
+    except OSError as error:
+        return Damage.unreadable(name, error)
     if not stat.S_ISREG(status.st_mode):
-        return "is not a file"
+        return Damage(name, "is not a file")
     if status.st_size != entry.size:
-        return f"has {status.st_size:,} bytes instead of {entry.size:,}"
+        return Damage(name, f"has {status.st_size:,} bytes instead of {entry.size:,}")
     return None
 
 
@@ -204,7 +225,7 @@ def _wrong_content(folder: Path, files: Mapping[str, FileEntry], progress: Advan
                         with lock:
                             progress(len(chunk))
         except OSError as error:
-            return Damage(name, f"cannot be read ({error.strerror})")
+            return Damage.unreadable(name, error)
         if digest.hexdigest() != files[name].sha256:
             return Damage(name, "has another content than was written (its SHA-256 differs)")
         return None

@@ -40,9 +40,7 @@ def newest_good(run: Path, progress: Advance | None = None) -> tuple[Path | None
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint, so that nothing takes it and it can be looked at; its new path."""
-    names = (f"{_DAMAGED}{path.name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
-    aside = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-    path.rename(aside)
+    aside = path.rename(_unused(path.with_name(_DAMAGED + path.name)))
     sync_folder(path.parent)
     return aside
 
@@ -77,8 +75,9 @@ def partial_folder(run: Path, step: int) -> Path:
 def clean_partial(run: Path) -> list[str]:
     """Put a run's folder in order after a kill, before its checkpoints are looked at; the names of what was removed.
 
-    What was not written to its end or not yet deleted is deleted. A checkpoint that was about to be replaced by one of
-    the same step has its name back, where the new one does not have it yet.
+    What was not written to its end or not yet deleted is deleted; what cannot be is told, and in nobody's way. A
+    checkpoint that was about to be replaced by one of the same step has its name back, where the new one does not have
+    it yet.
     """
     removed = [path.name for path in run.glob(".*") if _PARTIAL.fullmatch(path.name)]
     for replaced in list(run.glob(f"{_REPLACED}checkpoint-*")):
@@ -87,9 +86,7 @@ def clean_partial(run: Path) -> list[str]:
         else:
             replaced.rename(own)
     removed += [path.name for path in run.glob(f"{_REMOVED}checkpoint-*")]
-    for name in removed:
-        shutil.rmtree(run / name)
-    return removed
+    return [name for name in removed if _delete(run / name)]
 
 
 def publish(run: Path, manifest: Manifest) -> Path:
@@ -110,8 +107,8 @@ def publish(run: Path, manifest: Manifest) -> Path:
         sync_folder(folder)
     path = run / f"checkpoint-{manifest.step}"
     replaced = path.with_name(_REPLACED + path.name)
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)  # of an earlier one that could not be deleted
+    if os.path.lexists(path):
+        discard(replaced)  # of an earlier one that could not be deleted
         path.rename(replaced)
     try:
         partial.rename(path)
@@ -120,17 +117,44 @@ def publish(run: Path, manifest: Manifest) -> Path:
             replaced.rename(path)
         raise
     sync_folder(run)
-    shutil.rmtree(replaced, ignore_errors=True)
+    discard(replaced)
     return path
 
 
+def discard(path: Path) -> None:
+    """Delete what a checkpoint's step is in the name of, if it is there; its name is free in any case.
+
+    Raises: OSError where it cannot even be renamed.
+    """
+    if os.path.lexists(path):
+        step = re.findall(r"\d+", path.name)[0]
+        # Renamed first: a folder that is half deleted is not to be taken for a checkpoint.
+        _delete(path.rename(_unused(path.with_name(f"{_REMOVED}checkpoint-{step}"))))
+
+
 def _remove(paths: list[Path]) -> list[str]:
-    """Renamed first: a folder that is half deleted is not to be taken for a checkpoint."""
     for path in paths:
-        removed = path.with_name(_REMOVED + path.name)
-        shutil.rmtree(removed, ignore_errors=True)  # of a removal that failed
-        shutil.rmtree(path.rename(removed))
+        discard(path)
     return [path.name for path in paths]
+
+
+def _delete(path: Path) -> bool:
+    """Delete a folder, or a link to one; whether that went well. What is in the way is told, and no error."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        print(f"WARNING: {path} could not be deleted ({error.filename or path}: {error.strerror}): do it", flush=True)
+        return False
+    return True
+
+
+def _unused(path: Path) -> Path:
+    """A name that nothing has: the path's own, or one with a number behind."""
+    names = (path.with_name(path.name + suffix) for suffix in ("", *(f"-{number}" for number in range(2, 10_000))))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _step(path: Path) -> int:

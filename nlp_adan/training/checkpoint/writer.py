@@ -43,10 +43,11 @@ class Failure:
     trace: str = ""
 
     def __str__(self) -> str:
+        where = "" if self.reason.startswith(self.path) else f"{self.path}: "
         size = f"; it has {self.bytes_needed:,} bytes" if self.bytes_needed else ""
         free = f", {self.bytes_free:,} are free" if self.bytes_free is not None else ""
         return (
-            f"the checkpoint of step {self.step:,} could not be written: {self.path}: {self.reason} "
+            f"the checkpoint of step {self.step:,} could not be written: {where}{self.reason} "
             f"(rank {self.rank}{size}{free})"
         )
 

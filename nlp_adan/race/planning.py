@@ -1,0 +1,131 @@
+"""What a race's runs are: their words, keys and folders, and what must be right before the first of them begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlp_adan.errors import UserError
+from nlp_adan.race.budget import Budget
+from nlp_adan.race.entrants import Entrant
+from nlp_adan.race.results import FORMAT, Settings
+from nlp_adan.race.run import open_door, race_run
+from nlp_adan.runs import Run
+from nlp_adan.runs.code import code_sha256, versions
+from nlp_adan.storage import sha256_json
+from nlp_adan.training.environment import same_environment
+from nlp_adan.training.recipe import resolved
+from nlp_adan.training.settings import WATCHING
+
+RECORD = "race.json"
+RUNS = "runs"
+SHOWN_DIGITS = 8  # of a key, in a run's folder's name
+SAVES = 4  # in a run
+LOG_LINES = 20  # in a run, at least
+
+
+@dataclass(frozen=True)
+class Track:
+    """What all runs of a race have in common.
+
+    door: makes a run of its words. words: the user's, for the family. options: as they resolve with these words.
+    data_key: of the prepared data. batch_size: the recipe's.
+    """
+
+    folder: Path
+    door: str
+    words: tuple[str, ...]
+    options: dict[str, Any]
+    data_key: str
+    batch_size: int
+    budget: Budget
+    evaluations: int
+    keep_models: bool
+
+    def run(
+        self, entrant: Entrant, settings: Settings, seed: int, *, share: float = 1.0, batch_size: int | None = None,
+        curve: bool = True, eval_steps: int | None = None,
+    ) -> Run:  # fmt: skip
+        """The run of an entrant with settings and a seed.
+
+        Args:
+            share: of the budget.
+            batch_size: sequences a step; None: the recipe's. The number of sequences in all stays what it is.
+            curve: whether to evaluate on the way.
+            eval_steps: between evaluations; None: by the budget.
+        """
+        size = batch_size or self.batch_size
+        budget = self.budget.at_batch_size(size, self.batch_size).share(share)
+        every = eval_steps or budget.eval_steps(self.evaluations if curve else 1)
+        words = [
+            *self.words, *budget.words, *self._length_words(budget, every),
+            "--optim", entrant.optimizer, *entrant.preset(settings.preset).words,
+            "--learning_rate", f"{settings.learning_rate:g}", "--weight_decay", f"{settings.weight_decay:g}",
+            "--seed", str(seed), "--warmup_steps", self._warm_up(share),
+            *(["--global_batch_size", str(size)] if batch_size is not None else []),
+        ]  # fmt: skip
+        key = self._key(words)
+        name = f"{entrant.optimizer.removesuffix('_torch')}-lr{settings.learning_rate:g}-seed{seed}"
+        rank = budget.steps * size if budget.steps is not None else budget.hours
+        return Run(
+            name=f"{entrant.name} lr {settings.learning_rate:g}, {settings.preset}, batch {size}, seed {seed}, "
+            f"{share:.3g} of the budget",
+            folder=self.folder / RUNS / f"{name}-{key[:SHOWN_DIGITS]}",
+            function=race_run,
+            arguments={
+                "door": self.door,
+                "words": words,
+                "entrant": entrant.name,
+                "settings": settings,
+                "keep_model": self.keep_models,
+            },
+            work=float(rank or 1.0),
+        )
+
+    def _length_words(self, budget: Budget, eval_steps: int) -> list[str]:
+        """Evaluations, checkpoints and log lines, for a run of this length."""
+        words = ["--eval_strategy", "steps", "--eval_steps", str(eval_steps), "--load_best_model_at_end", "false"]
+        words += ["--save_strategy", "steps", "--save_total_limit", "1"]
+        if budget.steps is None:
+            return words
+        words += ["--save_steps", str(-(-budget.steps // SAVES))]
+        return [*words, "--logging_steps", str(min(int(self.options["logging_steps"]), -(-budget.steps // LOG_LINES)))]
+
+    def _warm_up(self, share: float) -> str:
+        """The recipe's warm-up as a share of the run, which short runs have too."""
+        steps = float(self.options["warmup_steps"] or 0)
+        if steps < 1:
+            return f"{steps:g}"
+        length = self.options["max_steps"]
+        if not length or length <= 0:
+            length = self.budget.steps or steps
+        return f"{min(0.99, steps / length):.4g}"
+
+    def _key(self, words: Sequence[str]) -> str:
+        with same_environment():
+            options = open_door(self.door)([*words, "--output_dir", str(self.folder / RUNS)]).options.resolved()
+        acting = {name: value for name, value in options.items() if name not in WATCHING | {"data", "given"}}
+        return sha256_json([FORMAT, self.door, acting, self.data_key, code_sha256(*_computes(self.door)), versions()])
+
+
+def _computes(door: str) -> tuple[str, ...]:
+    """The modules that a run executes."""
+    return (door.partition(":")[0], race_run.__module__)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a UserError unless a race may be in this folder."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--output_dir: {str(there)!r} is a file; choose a folder")
+    # A call that was killed before it wrote its record leaves a lock.
+    is_other = there == folder and not (folder / RECORD).is_file()
+    if is_other and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"--output_dir: {str(folder)!r} is not empty and holds no race; choose another folder")
+
+
+def recipe_options(family: Any) -> dict[str, Any]:
+    """All options of a family's run by name, with the recipe's values where the command line says nothing."""
+    return resolved(*family.options)

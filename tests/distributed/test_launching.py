@@ -1,0 +1,45 @@
+"""What starts programs from a test: one that hangs is ended, with all that it started, and told of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.distributed import launching
+
+HANGS = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, file=open(sys.argv[1], "w"), flush=True)
+print("waiting", file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid_file = tmp_path / "pid"
+    monkeypatch.setattr(launching, "ENDING_SECONDS", 0.1)
+    for seconds in (2, 20, 200):  # a machine that is busy takes longer to start it
+        monkeypatch.setattr(launching, "TIMEOUT_SECONDS", seconds)
+        with pytest.raises(AssertionError, match=rf"did not end within {seconds} s") as told:
+            launching.run([sys.executable, "-c", HANGS, str(pid_file)])
+        if "waiting" in str(told.value):
+            break
+    pid = int(pid_file.read_text())
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return  # killed, and nobody has asked how it ended
+        time.sleep(0.1)
+    pytest.fail("its child is alive")
+
+
+def test_ports_are_free() -> None:
+    assert all(launching.free_port() in launching.PORTS for _ in range(3))
