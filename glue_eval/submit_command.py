@@ -14,6 +14,7 @@ from typing import NoReturn
 from glue_eval.data import read_split
 from glue_eval.problems import Problem, raise_problem
 from glue_eval.sample_tasks import SAMPLE_NOTICE, is_sample_folder
+from glue_eval.score_tables import percent
 from glue_eval.submission import ZIP, write_submission
 from glue_eval.submission_check import LAYOUT, REMEDY, ZipCheck, check_zip
 from glue_eval.submission_parts import CONSTANTS, Part, make_parts, read_sweep
@@ -126,7 +127,7 @@ def _print_parts(parts: Sequence[Part], title: str) -> None:
         else:
             result = part.choice.result
             origin = f"{result.task} seed {result.seed}"
-            score = NOTHING if math.isnan(part.choice.score) else f"{100 * part.choice.score:.1f}"
+            score = NOTHING if math.isnan(part.choice.score) else percent(part.choice.score)
             rows.append((part.name, num_rows, origin, score, _cautions(part)))
     _print_table(title, columns, rows)
 

@@ -113,8 +113,10 @@ def test_cautions_are_shown(
     made = SweepFolder(tmp_path)
     made.add("WNLI", 1, collapsed=True, partial=["WNLI/train.SAMPLE9.tsv"], num_train=9)
     made.plan("WNLI", 2)
+    made.add("CoLA", 1, score=-1e-9)
     submit_command([str(tmp_path), "--seed", "1"])
     shown = capsys.readouterr().out
+    assert re.search(r"CoLA seed 1 +│ +0\.0 │", shown)
     assert "1 of 2 runs have a result; collapsed; trained or scored on a part: WNLI/train.SAMPLE9.tsv, 9 of" in shown
     record = json.loads((tmp_path / "submission.json").read_text())
     assert record["chosen_by"] == "seed 1"
