@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ def write_comparison(folder: Path, reports: Sequence[Path]) -> Document:
         if not each.results:
             raise UserError(f"{each.folder}: none of its runs ({len(each.failures)}) has a result yet")
     comparison = compare(recorded)
-    document = make_document(comparison, environment())
+    command = ["python", "-m", "glue_eval", "report", *map(str, reports), "--output_dir", str(folder)]
+    document = make_document(comparison, {**environment(), "command": shlex.join(command)})
     with told_if_unwritable(folder):
         write_text(folder / "table.tex", make_latex(comparison))
         write_report(folder, document, make_data(comparison))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ def test_how_to_read_it_is_told_once(three: tuple[Path, dict[str, Any]]) -> None
     assert text.count("a paired bootstrap") == 1
     assert text.index("a paired bootstrap") < text.index(" against ", text.index("## Scores"))
     assert "| Optimizer " in text and "| optimizer " not in text
+    assert re.search(
+        r"\| command +\| python -m glue_eval report \S+/weak \S+/strong \S+/other --output_dir \S+/out", text
+    )
 
 
 def test_the_interval_is_that_of_both_scored_on_the_same_examples(tmp_path: Path) -> None:
