@@ -5,13 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from nlp_adan.runs import start_server
+
 Command = Callable[[list[str]], None]
 PATIENCE_SECONDS = 240
+
+
+def fresh_server(preload: Sequence[str]) -> None:
+    """A server for runs that has imported these modules; one that earlier tests have started has others."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    start_server(preload)
 
 
 def _command(command: Command, given: list[str], cache: str) -> None:
@@ -23,7 +31,7 @@ def _command(command: Command, given: list[str], cache: str) -> None:
 
 
 def start(command: Command, given: list[str], cache: Path) -> Any:
-    """The process of a command; `nlp_adan.runs.start_server` has been called."""
+    """The process of a command; `fresh_server` has been called."""
     process = multiprocessing.get_context("forkserver").Process(target=_command, args=(command, given, str(cache)))
     process.start()
     return process

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shlex
@@ -11,7 +10,6 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ import pytest
 import glue_eval.__main__
 import glue_eval.sweep
 from glue_eval import PRELOAD
-from nlp_adan.runs import start_server
 from nlp_adan.training.signals import RESUME_EXIT_CODE
+from tests.run_sets import fresh_server, results, start, wait_for
 from tests.tiny_glue import tiny_bert, write_glue
 
 pytestmark = pytest.mark.slow
@@ -38,13 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweeps")
     tiny_bert(folder / "model", hidden_size=32, num_hidden_layers=2)
     write_glue(folder / "glue", *TASKS.split(","))
+    fresh_server((*PRELOAD, __name__))
     return folder
 
 
 @pytest.fixture(autouse=True)
 def surroundings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLP_ADAN_CACHE", str(folder / "cache"))
-    start_server((*PRELOAD, __name__))
 
 
 def words(folder: Path, out: str, *more: str, steps: Sequence[str] = ("--max_steps", "3")) -> list[str]:
@@ -59,36 +57,8 @@ def undisturbed(folder: Path) -> Path:
     """A sweep that nothing happened to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NLP_ADAN_CACHE", str(folder / "cache"))
-        start_server((*PRELOAD, __name__))
         glue_eval.__main__.main(words(folder, "undisturbed"))
     return folder / "undisturbed"
-
-
-def sweep(given: list[str], cache: str) -> None:
-    """The command, in a process that was forked when everything was imported, as are its runs."""
-    forkserver.ensure_running = lambda: None
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
-    os.environ["NLP_ADAN_CACHE"] = cache
-    glue_eval.__main__.command(given)
-
-
-def start(folder: Path, given: list[str]) -> Any:
-    process = multiprocessing.get_context("forkserver").Process(target=sweep, args=(given, str(folder / "cache")))
-    process.start()
-    return process
-
-
-def results(out: Path) -> dict[Path, int]:
-    """The finished runs, with the moments of their last writing."""
-    return {path: path.stat().st_mtime_ns for path in out.glob("*/*/result.json")}
-
-
-def wait_for(num_done: int, out: Path, process: Any) -> None:
-    """Return when so many runs are finished."""
-    until = time.monotonic() + 120
-    while len(results(out)) < num_done:
-        assert time.monotonic() < until and process.is_alive()
-        time.sleep(0.002)
 
 
 def without_timing(value: Any) -> Any:
@@ -103,7 +73,7 @@ def test_killed_ten_times_at_random_moments(folder: Path, undisturbed: Path) -> 
     seen: dict[Path, int] = {}
     num_done_at = sorted(chance.choices(range(NUM_RUNS), k=NUM_KILLS - 1))
     for num_done in [*num_done_at, NUM_RUNS]:
-        process = start(folder, words(folder, "killed"))
+        process = start(glue_eval.__main__.command, words(folder, "killed"), folder / "cache")
         wait_for(num_done, out, process)
         time.sleep(chance.random() * 0.5)
         process.kill()
@@ -123,7 +93,7 @@ def test_killed_ten_times_at_random_moments(folder: Path, undisturbed: Path) -> 
 
 def test_interrupted_from_the_terminal(folder: Path, undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = folder / "interrupted"
-    process = start(folder, words(folder, "interrupted"))
+    process = start(glue_eval.__main__.command, words(folder, "interrupted"), folder / "cache")
     wait_for(1, out, process)
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
@@ -173,7 +143,7 @@ def test_a_worker_that_is_killed_while_it_trains(folder: Path) -> None:
     (folder / "steps.yaml").write_text(f"tasks: {{RTE: {{max_steps: {KILLED_STEPS}}}, CoLA: {{max_steps: 3}}}}")
     steps = ("--config", str(folder / "steps.yaml"))
     given = words(folder, "worker", "--tasks", "RTE,CoLA", "--seeds", "1", "--jobs", "1", steps=steps)
-    process = start(folder, given)
+    process = start(glue_eval.__main__.command, given, folder / "cache")
     until = time.monotonic() + 300
     while not (locks := list(out.glob("RTE/seed-1-*/.lock"))) or cpu_seconds(holder(locks[0])) < KILLED_AFTER:
         assert time.monotonic() < until and process.is_alive()
