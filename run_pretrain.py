@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from nlp_adan.errors import UserError, exit_on_user_error, nearest
+from nlp_adan.errors import UserError, exit_on_user_error, nearest, ranks_leave_at_once
 
 # The module and its function of the words that trains each family; imported only when asked for.
 FAMILIES = {
@@ -20,7 +20,7 @@ USAGE = f"usage: run_pretrain.py {{{','.join(FAMILIES)}}} --recipe NAME --output
 
 def main() -> None:
     """Hand the command line to the family that its first word names."""
-    with exit_on_user_error():
+    with ranks_leave_at_once(), exit_on_user_error():
         # A launcher may put its --local_rank before our words; the rank is in the environment too.
         words = [word for word in sys.argv[1:] if not word.startswith(("--local_rank", "--local-rank"))]
         if words and words[0] in ("-h", "--help"):

@@ -13,7 +13,6 @@ import gc
 import importlib
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from optimizer_step import OFFICIAL_MODULE, load_official
 from small_transformer import mean_loss, new_model, sequences
 
 from nlp_adan import Adan
+from nlp_adan.errors import ranks_leave_at_once
 from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
 from nlp_adan.param_groups import decay_groups
 from nlp_adan.progress import progress
@@ -298,11 +298,9 @@ def main() -> None:
         if dist.get_rank() == 0:
             torch.save(result, result_path(setting.folder, case))
         gc.freeze()  # every engine has all garbage collected, which takes a second unless the libraries are left out
-    # Results are written. Without the clean-up, in which threads of the many groups and engines now and then abort.
-    dist.barrier()
-    sys.stderr.flush()
-    os._exit(0)
+    dist.barrier()  # a launcher ends the other ranks as soon as one has left
 
 
 if __name__ == "__main__":
-    main()
+    with ranks_leave_at_once():
+        main()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from glue_eval import PRELOAD
-from nlp_adan.errors import UserError, exit_on_user_error, nearest
+from nlp_adan.errors import UserError, exit_on_user_error, nearest, ranks_leave_at_once
 from nlp_adan.training.signals import exits_to_be_resumed
 
 # The module and its function of the words that follow; imported only when asked for.
@@ -65,7 +65,7 @@ def start_early(words: Sequence[str]) -> None:
 
 def command(words: Sequence[str]) -> None:
     """`main` as a program: a mistake is told without a traceback, a signal ends it with a word on how to go on."""
-    with exit_on_user_error(), exits_to_be_resumed("the same command"):
+    with ranks_leave_at_once(), exit_on_user_error(), exits_to_be_resumed("the same command"):
         start_early(words)
         main(words)
 

@@ -7,6 +7,7 @@ and exit code 2, without a traceback. Anything else is a defect of ours and keep
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import os
@@ -47,3 +48,33 @@ def exit_on_user_error() -> Iterator[None]:
             sys.stdout.flush()
             os._exit(EXIT_CODE)
         sys.exit(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def ranks_leave_at_once() -> Iterator[None]:
+    """Around a whole program: as one of several ranks, it exits without the interpreter's clean-up.
+
+    gloo's threads need the interpreter to drop a collective's tensors, some time after they have told its result. One
+    that comes too late for that ends the process by SIGABRT ("terminate called without an active exception"), and its
+    launcher then kills the ranks that are still writing. What was registered at exit is done as ever, first.
+    Begin it before libraries are imported: what they register comes before it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    exit_code: int | None = None
+
+    def leave() -> None:
+        if exit_code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(exit_code)
+
+    atexit.register(leave)
+    try:
+        yield
+        exit_code = 0
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):  # otherwise a text, which the interpreter prints
+            exit_code = ended.code or 0
+        raise

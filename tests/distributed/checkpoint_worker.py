@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nlp_adan import Adan
-from nlp_adan.errors import UserError
+from nlp_adan.errors import UserError, ranks_leave_at_once
 from nlp_adan.param_groups import decay_groups
 from nlp_adan.storage import write_json
 from nlp_adan.training.checkpoint.fragments import Layout, fragments_of
@@ -272,4 +272,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ranks_leave_at_once():
+        main()

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from nlp_adan import Adan
+from nlp_adan.errors import ranks_leave_at_once
 from nlp_adan.state_formats import STATE_NAMES
 from tests.distributed.sharding_worker import network
 
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ranks_leave_at_once():
+        main()

@@ -16,7 +16,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.utils import safe_get_full_fp32_param
 
-from nlp_adan.errors import UserError
+from nlp_adan.errors import UserError, ranks_leave_at_once
 from nlp_adan.integrations.safe_checkpoints import use_safe_checkpoints
 from tests.distributed.deepspeed_worker import groups
 from tests.distributed.sharding_worker import network
@@ -172,4 +172,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ranks_leave_at_once():
+        main()

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from nlp_adan import Adan
+from nlp_adan.errors import ranks_leave_at_once
 
 OPTIONS: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.02}
 
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ranks_leave_at_once():
+        main()

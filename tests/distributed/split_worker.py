@@ -30,6 +30,7 @@ from glue_eval.data import Split
 from glue_eval.examples import Examples, Padding, Tokens, TrainingExamples
 from glue_eval.finetune_engine import FinetuneEngine
 from glue_eval.tasks import TASKS
+from nlp_adan.errors import ranks_leave_at_once
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.engine import Engine, EngineOptions, quiet_libraries
@@ -156,4 +157,5 @@ def main(run: Callable[[str, str, int, int, Path], dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(run)
+    with ranks_leave_at_once():
+        main(run)

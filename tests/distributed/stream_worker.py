@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, set_seed
 
+from nlp_adan.errors import ranks_leave_at_once
 from nlp_adan.training.budget import RunClock
 from nlp_adan.training.control import RunControl
 from nlp_adan.training.meter import Meter
@@ -100,4 +101,5 @@ def run(family: str, config: str, micro: int, accumulation: int, folder: Path) -
 
 
 if __name__ == "__main__":
-    main(run)
+    with ranks_leave_at_once():
+        main(run)
