@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import statistics
@@ -126,11 +127,9 @@ def _runs_table(race: Race) -> Table:
             cells = [
                 f"{statistics.fmean(run.steps for run in ended):,.0f}",
                 count(statistics.fmean(run.tokens for run in ended)),
-                with_unit(statistics.median(run.step_seconds for run in ended), "s") if _is_short(ended) else
-                duration(statistics.median(run.step_seconds for run in ended)),
-                duration(statistics.fmean(run.seconds for run in ended)),
+                *_times(ended),
                 with_unit(max(run.state_bytes for run in ended), "B"),
-            ]  # fmt: skip
+            ]
         diverged = f"{sum(map(has_diverged, runs))} of {len(runs)}"
         rows.append((name, deviation, *cells, diverged))
     heads = ("Entrant", "SD of the loss", "Steps", "Tokens", "Time a step", "Training time", "Optimizer state",
@@ -231,5 +230,12 @@ def command_of(run: RunResult, family: str) -> str:
     return f"python run_pretrain.py {shlex.join(words)}"
 
 
-def _is_short(runs: Sequence[RunResult]) -> bool:
-    return statistics.median(run.step_seconds for run in runs) < 1
+def _times(runs: Sequence[RunResult]) -> tuple[str, str]:
+    """Of a step and of a run; of those that logged any."""
+    known = [run for run in runs if math.isfinite(run.step_seconds)]
+    if not known:
+        return NOTHING, NOTHING
+    step = statistics.median(run.step_seconds for run in known)
+    return with_unit(step, "s") if step < 1 else duration(step), duration(
+        statistics.fmean(run.seconds for run in known)
+    )

@@ -1,6 +1,6 @@
 """What a race found: the runs' results, and the record of the race that its verdict and its report are made from.
 
-A run's folder holds `result.json`; `race.json`, in the race's folder, tells what was raced and which runs belong to it.
+A run's folder holds `result.json`; `race.json`, in the race's folder, tells what is raced there.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class RunResult:
     batch_size: sequences a step. steps: that were made. tokens: that were trained on.
     loss: validation loss at the end, nats a token; infinity for a run that diverged.
     curve: evaluations during training, the last one at its end; empty for runs of the search.
-    step_seconds: the median step, data and optimizer included, evaluations and checkpoints apart.
-    seconds: all steps together, likewise.
+    step_seconds: the median step, data and optimizer included, evaluations and checkpoints apart; not a number where
+        the run logged none.
+    seconds: all steps together, likewise; 0 where nothing is known.
     state_bytes: of the optimizer's state.
     diverged: what told so, or nothing.
     """
@@ -70,7 +71,7 @@ class RunResult:
     diverged: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The content of result.json; an infinite loss is null."""
+        """The content of result.json; an infinite loss is null, and so is a time that is not known."""
         plain: dict[str, Any] = finite({"format": FORMAT, **dataclasses.asdict(self)})
         return plain
 
@@ -87,6 +88,7 @@ class RunResult:
             for point in values["curve"]
         )
         known["loss"] = math.inf if values["loss"] is None else values["loss"]
+        known["step_seconds"] = math.nan if values["step_seconds"] is None else values["step_seconds"]
         return cls(**known)
 
 

@@ -73,12 +73,9 @@ def result_of(run: RunFolder, *, loss_name: str, batch_size: int, diverged: str,
     log, evaluations = run.read("log.jsonl"), run.read("eval.jsonl")
     final = json.loads((run.path / run.last_file).read_text(encoding="utf-8")) if run.finished else {}
     steps = int(final["step"] if final else max((line["step"] for line in log), default=0))
-    times = step_times(log)
-    curve = tuple(
-        Point(int(line["step"]), round(seconds_at(times, line["step"]), 3), _number(line.get(loss_name)))
-        for line in evaluations
-        if loss_name in line
-    )
+    times = step_times(log, steps)
+    losses = {int(line["step"]): line[loss_name] for line in evaluations if loss_name in line}  # repeated: resumed
+    curve = tuple(Point(step, round(seconds_at(times, step), 3), _number(loss)) for step, loss in losses.items())
     tokens = int(final.get("trained_tokens", 0))
     last = curve[-1].loss if curve else _number(final.get(loss_name))
     return RunResult(
@@ -87,7 +84,7 @@ def result_of(run: RunFolder, *, loss_name: str, batch_size: int, diverged: str,
         tokens=tokens,
         loss=math.inf if diverged else last,
         curve=curve,
-        step_seconds=statistics.median(seconds for _, _, seconds in times) if times else math.nan,
+        step_seconds=statistics.median(line["step_seconds"] for line in log) if log else math.nan,
         seconds=round(seconds_at(times, steps), 3),
         state_bytes=int(final.get("optimizer_state_bytes", 0)),
         diverged=diverged,
@@ -95,13 +92,19 @@ def result_of(run: RunFolder, *, loss_name: str, batch_size: int, diverged: str,
     )
 
 
-def step_times(log: Sequence[dict[str, Any]]) -> list[tuple[int, int, float]]:
-    """(step before, last step, seconds a step) of each log line: training alone, no evaluations and checkpoints."""
+def step_times(log: Sequence[dict[str, Any]], num_steps: int) -> list[tuple[int, int, float]]:
+    """(step before, last step, seconds a step) of each log line: training alone, no evaluations and checkpoints.
+
+    Steps after the last line, where a budget of hours ended, take the median of the others' time.
+    """
     steps = [0, *(int(line["step"]) for line in log)]
-    return [
+    times = [
         (before, step, float(line["step_seconds"]))
         for (before, step), line in zip(itertools.pairwise(steps), log, strict=True)
     ]
+    if times and steps[-1] < num_steps:
+        times.append((steps[-1], num_steps, statistics.median(seconds for _, _, seconds in times)))
+    return times
 
 
 def seconds_at(times: Sequence[tuple[int, int, float]], step: int) -> float:
