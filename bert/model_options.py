@@ -123,16 +123,19 @@ def _sized_config(options: ModelOptions, vocab_size: int, special: dict[str, int
         intermediate_size=options.intermediate_size,
         initializer_range=options.initializer_range,
         **_family_options(options, block_size, special),
-        **special,
     )
 
 
 def _family_options(options: ModelOptions, block_size: int, special: dict[str, int]) -> dict[str, Any]:
-    """What the families name differently: dropout, positions and segments."""
+    """What the families name differently: special tokens, dropout, positions and segments."""
     if options.model_type == "modernbert":
         names = ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout")
         return {
+            **special,
             **dict.fromkeys(names, options.dropout),
+            # As ModernBERT has them; its defaults are tokens of its own vocabulary.
+            "bos_token_id": special.get("bos_token_id", special.get("cls_token_id")),
+            "eos_token_id": special.get("eos_token_id", special.get("sep_token_id")),
             "max_position_embeddings": max(block_size, MIN_ROTARY_POSITIONS),
         }
     if options.model_type == "roberta" and "pad_token_id" not in special:
@@ -142,6 +145,7 @@ def _family_options(options: ModelOptions, block_size: int, special: dict[str, i
         )
     offset = special["pad_token_id"] + 1 if options.model_type == "roberta" else 0
     return {
+        **special,
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.dropout,
         "max_position_embeddings": block_size + offset,

@@ -22,8 +22,9 @@ from nlp_adan.training.environment import share_cpu_cores
 from nlp_adan.training.signals import RESUME_EXIT_CODE
 
 ADVANCE_SECONDS = 0.2  # between two words on how far the run is
-# Processes of a call that was killed end within a second; a new call's runs wait so long for their folders.
-LOCK_SECONDS = 3.0
+# Processes of a call that was killed end within a second, on a busy machine within some; a new call's runs wait so
+# long for their folders.
+LOCK_SECONDS = 8.0
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's; torch's, on an accelerator
 
 

@@ -41,6 +41,18 @@ def test_goes_on_from_weights(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert"])
+def test_special_tokens_are_the_tokenizer_s(model_type: str) -> None:
+    """No identifier of a family's defaults is left that the vocabulary does not have."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    found = model_config(ModelOptions(model_type=model_type, **sizes), Tokenizer(), 16)
+    assert (found.pad_token_id, found.cls_token_id, found.sep_token_id) == (0, 1, 2)
+    if model_type == "modernbert":  # as the published ones
+        assert (found.bos_token_id, found.eos_token_id) == (1, 2)
+    names = [name for name in found.to_dict() if name.endswith("_token_id")]
+    assert all(getattr(found, name) is None or getattr(found, name) < 50 for name in names)
+
+
 def test_goes_on_from_a_model_without_a_head(tmp_path: Path) -> None:
     build_model(config("bert")).bert.save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=r"cls\.predictions.*start fresh"):
