@@ -61,9 +61,10 @@ class Budget:
                     f"give at least steps:{least}{remedy}"
                 )
             if part.hours is not None and part.hours < LEAST_HOURS:
+                what = f"--{option} {share:g} of it are" if share < 1 else "it is"
                 raise UserError(
-                    f"--budget: {self.text} is too small: --{option} {share:g} of it are {3600 * part.hours:.1f} "
-                    f"seconds; give at least hours:{LEAST_HOURS / share:.2g}"
+                    f"--budget: {self.text} is too small: {what} {3600 * part.hours:.1f} seconds; "
+                    f"give at least hours:{LEAST_HOURS / share:.2g}"
                 )
 
 

@@ -100,7 +100,7 @@ def make_entrants(
         decay = decays.get(name) or [_decay(optimizer, recipe if is_recipes else {})]
         if len(decay) > 1:
             raise UserError(f"--weight_decay: {len(decay)} values for {name}; give one, the race searches rates alone")
-        own = tuple(dict.fromkeys(rates.get(name, ())))
+        own = tuple(dict.fromkeys(float(f"{rate:g}") for rate in rates.get(name, ())))  # as its runs' words say it
         first = recipe["learning_rate"] if is_recipes else DEFAULT_RATES.get(optimizer, DEFAULT_RATE)
         presets = presets_of(optimizer)
         entrants.append(

@@ -26,6 +26,9 @@ SET_BY_THE_RACE = {
     "load_best_model_at_end": "nothing: a race compares the last step's models",
     "save_strategy": "nothing: runs are saved four times",
     "save_steps": "nothing: runs are saved four times",
+    "save_total_limit": "--keep_models: without it, no checkpoint is kept",
+    "logging_strategy": "nothing: a step's time is read from the log",
+    "push_to_hub": "nothing: the models of a race are not for others",
 }
 MOST_SEEDS = 1000  # the next thousand is another entrant's
 
@@ -67,7 +70,7 @@ class RaceOptions:
         default=None,
         metadata={
             "help": "Sequences a step, with commas between, such as 32,64,128: a race at each of them too, over as "
-            "many sequences as in the budget."
+            "many sequences as in the budget, or for as many hours."
         },
     )
     search_runs: int = dataclasses.field(
@@ -167,8 +170,19 @@ def _positive(option: str, text: str, item: str) -> float:
     except ValueError:
         raise UserError(f"--{option}: {text!r} is no number; give numbers with commas between, as 1e-3,2e-3") from None
     if not 0 <= value < math.inf or (option == "lr" and value == 0):
-        raise UserError(f"--{option}: {text} is out of range; give numbers above 0")
+        raise UserError(
+            f"--{option}: {text} is out of range; give numbers {'above 0' if option == 'lr' else 'of 0 or more'}"
+        )
     return value
+
+
+def learning_rates(items: Sequence[str], entrants: Sequence[str]) -> dict[str, list[float]]:
+    """`numbers_of_each` of `--lr`, where `auto` stands for those that are not named."""
+    given = [item for item in items if item != "auto"]
+    for item in given if len(given) < len(items) else ():
+        if "=" not in item:
+            raise UserError(f"--lr: auto beside {item}, which is for all; give one of them, or NAME={item}")
+    return numbers_of_each("lr", given, entrants)
 
 
 def batch_sizes(text: str | None) -> list[int]:
@@ -177,7 +191,7 @@ def batch_sizes(text: str | None) -> list[int]:
         return []
     sizes = []
     for part in text.split(","):
-        if not part.strip().isdigit() or int(part) < 1:
+        if not part.strip().isdecimal() or int(part) < 1:
             raise UserError(f"--batch_sizes: {part.strip()!r} is no number of sequences; give some, as 32,64,128")
         sizes.append(int(part))
     if len(set(sizes)) < len(sizes):

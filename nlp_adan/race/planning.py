@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainingArguments
 
 from nlp_adan.errors import UserError
 from nlp_adan.race.budget import Budget
@@ -16,14 +19,20 @@ from nlp_adan.runs import Run
 from nlp_adan.runs.code import code_sha256, versions
 from nlp_adan.storage import sha256_json
 from nlp_adan.training.environment import same_environment
-from nlp_adan.training.recipe import resolved
+from nlp_adan.training.recipe import given_options, resolved
 from nlp_adan.training.settings import WATCHING
 
 RECORD = "race.json"
 RUNS = "runs"
 SHOWN_DIGITS = 8  # of a key, in a run's folder's name
 SAVES = 4  # in a run
-LOG_LINES = 20  # in a run, at least
+LOG_LINES = 20  # in a run, at least; steps between two, where hours are the budget
+# An optimizer's own, which a recipe sets for its own one, with the value that is usual for others.
+USUAL = {
+    field.name: field.default
+    for field in dataclasses.fields(TrainingArguments)
+    if field.name in ("adam_beta1", "adam_beta2", "adam_epsilon")
+}
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,9 @@ class Track:
         every = eval_steps or budget.eval_steps(self.evaluations if curve else 1)
         words = [
             *self.words, *budget.words, *self._length_words(budget, every),
-            "--optim", entrant.optimizer, *entrant.preset(settings.preset).words,
+            "--optim", entrant.optimizer, *self._usual_words(entrant), *entrant.preset(settings.preset).words,
             "--learning_rate", f"{settings.learning_rate:g}", "--weight_decay", f"{settings.weight_decay:g}",
-            "--seed", str(seed), "--warmup_steps", self._warm_up(share),
+            "--seed", str(seed), "--warmup_steps", self._warm_up(),
             *(["--global_batch_size", str(size)] if batch_size is not None else []),
         ]  # fmt: skip
         key = self._key(words)
@@ -87,21 +96,45 @@ class Track:
     def _length_words(self, budget: Budget, eval_steps: int) -> list[str]:
         """Evaluations, checkpoints and log lines, for a run of this length."""
         words = ["--eval_strategy", "steps", "--eval_steps", str(eval_steps), "--load_best_model_at_end", "false"]
-        words += ["--save_strategy", "steps", "--save_total_limit", "1"]
-        if budget.steps is None:
-            return words
-        words += ["--save_steps", str(-(-budget.steps // SAVES))]
-        return [*words, "--logging_steps", str(min(int(self.options["logging_steps"]), -(-budget.steps // LOG_LINES)))]
+        words += ["--save_strategy", "steps", "--save_total_limit", "1", "--logging_strategy", "steps"]
+        logging_steps = LOG_LINES if budget.steps is None else -(-budget.steps // LOG_LINES)
+        # A share of the steps, or a number of them.
+        given = float(self.options["logging_steps"])
+        words += ["--logging_steps", str(min(int(given), logging_steps) if given >= 1 else logging_steps)]
+        return words if budget.steps is None else [*words, "--save_steps", str(-(-budget.steps // SAVES))]
 
-    def _warm_up(self, share: float) -> str:
-        """The recipe's warm-up as a share of the run, which short runs have too."""
+    def _warm_up(self) -> str:
+        """The warm-up as a share of the run, which short runs have too: the recipe's, of the recipe's length; the
+        command line's, of the budget.
+        """
         steps = float(self.options["warmup_steps"] or 0)
+        if steps and self.budget.hours is not None and self.options.get("warmup_on_top"):
+            raise UserError(
+                f"--warmup_on_top: in {self.budget.text} a warm-up is a share of the time, and comes before the "
+                "schedule; add `--warmup_on_top false`"
+            )
         if steps < 1:
             return f"{steps:g}"
-        length = self.options["max_steps"]
-        if not length or length <= 0:
-            length = self.budget.steps or steps
+        length = int(self.options["max_steps"] or -1)
+        if length <= 0 or "warmup_steps" in given_options(self.words):
+            length = self.budget.steps or 0
+        if not length:
+            raise UserError(
+                f"--warmup_steps: {steps:g} steps are no known share of {self.budget.text}; give a share, such as 0.06"
+            )
+        if steps >= length:
+            raise UserError(
+                f"--warmup_steps: {steps:g} of the {length:,} steps of a run; give fewer, or a share as 0.06"
+            )
         return f"{min(0.99, steps / length):.4g}"
+
+    def _usual_words(self, entrant: Entrant) -> list[str]:
+        """For an optimizer that is not the recipe's: the usual values in the place of the recipe's own."""
+        if self.options["optim"] == entrant.optimizer:
+            return []
+        said = given_options(self.words)
+        changed = {name: usual for name, usual in USUAL.items() if name not in said and self.options[name] != usual}
+        return [word for name, usual in changed.items() for word in (f"--{name}", f"{usual:g}")]
 
     def _key(self, words: Sequence[str]) -> str:
         with same_environment():

@@ -16,14 +16,23 @@ from nlp_adan.pretraining.flow import Pretraining
 from nlp_adan.race.budget import Budget, parse_budget
 from nlp_adan.race.conduct import Setup, race_and_report
 from nlp_adan.race.entrants import Entrant, check_can_be_made, make_entrants
-from nlp_adan.race.options import RaceOptions, batch_sizes, entrant_names, numbers_of_each, optimizer_names, parse_race
+from nlp_adan.race.options import (
+    RaceOptions,
+    batch_sizes,
+    entrant_names,
+    learning_rates,
+    numbers_of_each,
+    optimizer_names,
+    parse_race,
+)
 from nlp_adan.race.planning import RUNS, Track, check_folder
+from nlp_adan.race.results import Settings
 from nlp_adan.race.run import open_door
 from nlp_adan.race.search import LONGER
 from nlp_adan.runs.execution import start_server
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.environment import environment, same_environment
-from nlp_adan.training.recipe import UnknownOption
+from nlp_adan.training.recipe import UnknownOption, given_options
 
 
 def race(family: str, door: str, words: Sequence[str]) -> int:
@@ -46,7 +55,7 @@ def prepare_race(family: str, door: str, options: RaceOptions, words: list[str])
     check_folder(folder)
     optimizers = optimizer_names(options.optim)
     names = entrant_names(optimizers)
-    rates = numbers_of_each("lr", [item for item in options.lr if item != "auto"], names)
+    rates = learning_rates(options.lr, names)
     decays = numbers_of_each("weight_decay", options.weight_decay, names)
     sizes = batch_sizes(options.batch_sizes)
     make = open_door(door)
@@ -55,6 +64,7 @@ def prepare_race(family: str, door: str, options: RaceOptions, words: list[str])
     with same_environment():
         run = _first(make, [*words, "--output_dir", str(folder / RUNS)])
         recipe = run.options.resolved()
+        _check_words(words, recipe, sizes)
         for optimizer in dict.fromkeys(optimizers):
             given = make([*words, "--optim", optimizer, "--output_dir", str(folder / RUNS)])
             check_can_be_made(optimizer, given.options.engine)
@@ -77,27 +87,14 @@ def prepare_race(family: str, door: str, options: RaceOptions, words: list[str])
         evaluations=options.evaluations,
         keep_models=options.keep_models,
     )
-    known = {
-        "family": family,
-        "recipe": str(recipe["recipe"]),
-        "words": tuple(words),
-        "data": str(recipe["data"] or "the built-in corpus"),
-        "budget": budget.text,
-        "short_share": options.short_share,
-        "longer_share": options.longer_share,
-        "loss_name": run.loss_in_words,
-        "environment": environment(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "jobs": options.jobs,
-        "published": _published(run, recipe),
-    }
+    _check_runs(track, entrants, sizes)
     engine = run.options.engine
     return Setup(
         track=track,
         entrants=entrants,
         options=options,
         sizes=sizes,
-        known=known,
+        known={"family": family, **_known(run, track, options)},
         preload=[door.partition(":")[0]],
         devices=() if engine.use_cpu else None,
         bar=not engine.disable_tqdm,
@@ -113,6 +110,45 @@ def _first(make: Callable[[Sequence[str]], Pretraining[Any]], words: list[str]) 
         if hint := nearest(error.word.partition("=")[0], own):
             raise UserError(f"unknown option {error.word!r}{hint}; see run_race.py FAMILY --help") from error
         raise
+
+
+def _known(run: Pretraining[Any], track: Track, options: RaceOptions) -> dict[str, Any]:
+    """What a race says of itself (`results.Race`) besides its family and what its runs find."""
+    return {
+        "recipe": str(track.options["recipe"]),
+        "words": track.words,
+        "data": str(track.options["data"] or "the built-in corpus"),
+        "budget": track.budget.text,
+        "short_share": options.short_share,
+        "longer_share": options.longer_share,
+        "loss_name": run.loss_in_words,
+        "environment": environment(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "jobs": options.jobs,
+        "published": _published(run, track.options),
+    }
+
+
+def _check_words(words: Sequence[str], recipe: dict[str, Any], sizes: Sequence[int]) -> None:
+    """What a run takes and a race cannot."""
+    if sizes and "gradient_accumulation_steps" in given_options(words):
+        raise UserError(
+            "--gradient_accumulation_steps beside `--batch_sizes`: they follow from the size; leave them out, or say "
+            "the usual size with `--global_batch_size`"
+        )
+    if recipe["lr_scheduler_type"] == "reduce_lr_on_plateau":
+        raise UserError(
+            "--lr_scheduler_type: reduce_lr_on_plateau goes by evaluations, of which a short run has one; choose "
+            "linear, cosine or another schedule with an end"
+        )
+
+
+def _check_runs(track: Track, entrants: Sequence[Entrant], sizes: Sequence[int]) -> None:
+    """Make a run of each kind: its words are read as they are when it begins."""
+    for entrant in entrants:
+        settings = Settings(entrant.presets[0].name, entrant.first_rate, entrant.weight_decay)
+        for size in (None, *sizes):
+            track.run(entrant, settings, entrant.search_seed, batch_size=size)
 
 
 def _check_validation(run: Pretraining[Any], data: Any) -> None:

@@ -36,6 +36,9 @@ def test_the_words_are_divided_between_the_race_and_the_family() -> None:
         (["--evaluations", "0"], "--evaluations: 0"),
         (["--output_dir", ""], "--output_dir: name the folder"),
         (["--seeds", "many"], "--seeds"),
+        (["--logging_strategy", "no"], "--logging_strategy: .* use nothing"),
+        (["--save_total_limit", "3"], "--save_total_limit: .* use --keep_models"),
+        (["--push_to_hub"], "--push_to_hub: .* use nothing"),
     ],
 )
 def test_what_cannot_be_is_named(words: list[str], told: str) -> None:
@@ -78,6 +81,13 @@ def test_numbers_that_are_none(item: str, told: str) -> None:
         numbers_of_each("lr", [item], ENTRANTS)
 
 
+def test_a_decay_may_be_zero_and_a_rate_may_not() -> None:
+    with pytest.raises(UserError, match="--weight_decay: -1 is out of range; give numbers of 0 or more"):
+        numbers_of_each("weight_decay", ["-1"], ENTRANTS)
+    with pytest.raises(UserError, match="--lr: 0 is out of range; give numbers above 0"):
+        numbers_of_each("lr", ["0"], ENTRANTS)
+
+
 def test_numbers_are_said_once() -> None:
     with pytest.raises(UserError, match="a second time"):
         numbers_of_each("lr", ["1", "adan=2"], ENTRANTS)
@@ -85,7 +95,7 @@ def test_numbers_are_said_once() -> None:
 
 def test_batch_sizes() -> None:
     assert batch_sizes(None) == [] and batch_sizes("128, 32") == [32, 128]
-    for text in ("32,x", "0", "", "32,32"):
+    for text in ("32,x", "0", "", "32,32", "\u00b2"):
         with pytest.raises(UserError, match="--batch_sizes"):
             batch_sizes(text)
 
