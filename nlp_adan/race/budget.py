@@ -40,10 +40,13 @@ class Budget:
         """For run_pretrain.py."""
         return ["--max_hours", f"{self.hours:.6g}"] if self.steps is None else ["--max_steps", str(self.steps)]
 
-    def eval_steps(self, evaluations: int) -> int:
-        """Steps between evaluations, a divisor of all steps where one is near; of 1 evaluation, that at the end."""
+    def eval_steps(self, evaluations: int, recipes: int = 0) -> int:
+        """Steps between evaluations, a divisor of all steps where one is near; of 1 evaluation, that at the end.
+
+        recipes: what the recipe says, for a budget whose steps are not known.
+        """
         if self.steps is None:
-            return UNKNOWN_EVAL_STEPS if evaluations > 1 else NEVER
+            return max(recipes, UNKNOWN_EVAL_STEPS) if evaluations > 1 else NEVER
         wanted = max(1, self.steps // evaluations)
         near = [every for every in range(wanted, min(2 * wanted, self.steps) + 1) if self.steps % every == 0]
         return near[0] if near else wanted

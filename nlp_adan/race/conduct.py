@@ -20,6 +20,7 @@ from nlp_adan.race.batch_sizes import settings_at
 from nlp_adan.race.entrants import Entrant
 from nlp_adan.race.options import RaceOptions
 from nlp_adan.race.planning import RECORD, Track
+from nlp_adan.race.reaching import has_diverged
 from nlp_adan.race.report import write_race_report
 from nlp_adan.race.results import Race, RunResult, Search, Settings, read_result
 from nlp_adan.race.search import LONGER, Candidate, best, is_edge, next_candidates
@@ -27,6 +28,9 @@ from nlp_adan.runs import Outcome, Run, execute
 from nlp_adan.runs.execution import describe_outcome
 from nlp_adan.runs.run import RESULT
 from nlp_adan.storage import write_json
+
+ByEntrant = dict[str, tuple[RunResult, ...]]
+Sizes = dict[str, dict[int, tuple[RunResult, ...]]]  # by entrant and batch size
 
 LOCK_SECONDS = 2.0  # for a race that is just ending
 
@@ -64,29 +68,38 @@ def race_and_report(setup: Setup) -> int:
         try:
             race = conduct_race(setup)
         except RunsFailed as failed:
-            for line in failed.failures:
-                print(f"error: {line}", file=sys.stderr)
-            print("the same command tries these runs again, and goes on", file=sys.stderr, flush=True)
-            return len(failed.failures)
+            return _tell(failed.failures)
         found = write_race_report(folder, race)
         print(f"{found.sentence}\nreport: {folder / 'report.html'}, {folder / 'report.md'}", flush=True)
-    return 0
+        return _tell(race.failures)
+
+
+def _tell(failures: Sequence[str]) -> int:
+    """How many runs failed, and on standard error which."""
+    for line in failures:
+        print(f"error: {line}", file=sys.stderr)
+    if failures:
+        print("the same command tries these runs again, and goes on", file=sys.stderr, flush=True)
+    return len(failures)
 
 
 def conduct_race(setup: Setup) -> Race:
     """Do what has no result yet.
 
-    Raises: RunsFailed.
+    A batch size at which runs broke, that memory does not hold, say, is left out; `Race.failures` says which did.
+
+    Raises: RunsFailed where runs of the search or final ones broke.
     """
     names = [entrant.name for entrant in setup.entrants]
     write_json(setup.track.folder / RECORD, {**setup.known, "entrants": names})
     searches = _search(setup)
     finals = _finals(setup, searches)
-    batches, batch_searches = _batch_sizes(setup, searches)
+    batches, batch_searches, failures = _batch_sizes(setup, searches)
     seeds = {entrant.name: entrant.seeds(setup.options.seeds) for entrant in setup.entrants}
     return Race(
-        searches=searches, finals=finals, batches=batches, batch_searches=batch_searches, seeds=seeds, **setup.known
-    )
+        searches=searches, finals=finals, batches=batches, batch_searches=batch_searches, failures=failures,
+        seeds=seeds, **setup.known,
+    )  # fmt: skip
 
 
 def _search(setup: Setup) -> dict[str, Search]:
@@ -157,46 +170,62 @@ def _finals(setup: Setup, searches: Mapping[str, Search]) -> dict[str, tuple[Run
     return _by_entrant(setup, [entrant for entrant, _ in wanted], _do(setup, runs))
 
 
-def _eval_steps(setup: Setup, search: Search) -> int | None:
-    """Where hours are the budget: by the steps that the search's last run made in its share of them."""
-    runs = search.longer or search.short
+def _eval_steps(setup: Setup, search: Search, batch_size: int | None = None) -> int | None:
+    """Where hours are the budget: by the steps that the chosen settings made in their share of them."""
+    runs = [run for run in search.longer or search.short if run.settings == search.chosen and not has_diverged(run)]
     if setup.track.budget.hours is None or not runs:
         return None
     share = setup.options.longer_share if search.longer else setup.options.short_share
-    return max(1, math.floor(runs[-1].steps / share / setup.options.evaluations))
+    usual = setup.track.batch_size
+    steps = runs[0].steps / share * usual / (batch_size or usual)
+    return max(1, math.floor(steps / setup.options.evaluations))
 
 
-def _batch_sizes(setup: Setup, searches: Mapping[str, Search]) -> tuple[Any, Any]:
-    """At each size: a few rates around the one that batch sizes of old suggest, with one seed; then all seeds."""
-    finals: dict[str, dict[int, tuple[RunResult, ...]]] = {entrant.name: {} for entrant in setup.entrants}
-    tried: dict[str, dict[int, tuple[RunResult, ...]]] = {entrant.name: {} for entrant in setup.entrants}
+def _batch_sizes(setup: Setup, searches: Mapping[str, Search]) -> tuple[Sizes, Sizes, tuple[str, ...]]:
+    """Final runs and those of the search by entrant and size, where all of them ended; and those that broke."""
+    finals: Sizes = {entrant.name: {} for entrant in setup.entrants}
+    tried: Sizes = {entrant.name: {} for entrant in setup.entrants}
+    failures: list[str] = []
     for size in setup.sizes:
-        wanted = [
-            (entrant, settings)
-            for entrant in setup.entrants
-            for settings in settings_at(searches[entrant.name].chosen, size / setup.track.batch_size)
-        ]
-        runs = [
-            setup.track.run(entrant, settings, entrant.search_seed, batch_size=size, curve=False)
-            for entrant, settings in wanted
-        ]
-        for name, results in _by_entrant(setup, [entrant for entrant, _ in wanted], _do(setup, runs)).items():
-            tried[name][size] = results
-        chosen = {
-            name: min(sizes[size], key=lambda run: (run.loss, run.settings.learning_rate)).settings
-            for name, sizes in tried.items()
-        }
-        number = setup.options.seeds
-        pairs = [(entrant, entrant.seeds(number)[place]) for place in range(number) for entrant in setup.entrants]
-        runs = [setup.track.run(entrant, chosen[entrant.name], seed, batch_size=size) for entrant, seed in pairs]
-        for name, results in _by_entrant(setup, [entrant for entrant, _ in pairs], _do(setup, runs)).items():
-            finals[name][size] = results
-    return (finals, tried) if setup.sizes else ({}, {})
+        try:
+            searched, ended = _batch_size(setup, searches, size)
+        except RunsFailed as failed:
+            failures += failed.failures
+            continue
+        for name in finals:
+            finals[name][size], tried[name][size] = ended[name], searched[name]
+    if not any(finals.values()):
+        return {}, {}, tuple(failures)
+    return finals, tried, tuple(failures)
 
 
-def _by_entrant(
-    setup: Setup, entrants: Sequence[Entrant], results: Sequence[RunResult]
-) -> dict[str, tuple[RunResult, ...]]:
+def _batch_size(setup: Setup, searches: Mapping[str, Search], size: int) -> tuple[ByEntrant, ByEntrant]:
+    """A few rates around the one that batch sizes of old suggest, with one seed; then all seeds."""
+    wanted = [
+        (entrant, settings)
+        for entrant in setup.entrants
+        for settings in settings_at(searches[entrant.name].chosen, size / setup.track.batch_size)
+    ]
+    runs = [
+        setup.track.run(entrant, settings, entrant.search_seed, batch_size=size, curve=False)
+        for entrant, settings in wanted
+    ]
+    tried = _by_entrant(setup, [entrant for entrant, _ in wanted], _do(setup, runs))
+    chosen = {
+        name: min(results, key=lambda run: (run.loss, run.settings.learning_rate)).settings
+        for name, results in tried.items()
+    }
+    number = setup.options.seeds
+    pairs = [(entrant, entrant.seeds(number)[place]) for place in range(number) for entrant in setup.entrants]
+    every = {name: _eval_steps(setup, search, size) for name, search in searches.items()}
+    runs = [
+        setup.track.run(entrant, chosen[entrant.name], seed, batch_size=size, eval_steps=every[entrant.name])
+        for entrant, seed in pairs
+    ]
+    return tried, _by_entrant(setup, [entrant for entrant, _ in pairs], _do(setup, runs))
+
+
+def _by_entrant(setup: Setup, entrants: Sequence[Entrant], results: Sequence[RunResult]) -> ByEntrant:
     return {
         each.name: tuple(
             dataclasses.replace(result, entrant=each.name)

@@ -67,7 +67,7 @@ class Track:
         """
         size = batch_size or self.batch_size
         budget = self.budget.at_batch_size(size, self.batch_size).share(share)
-        every = eval_steps or budget.eval_steps(self.evaluations if curve else 1)
+        every = eval_steps or budget.eval_steps(self.evaluations if curve else 1, self._recipes_eval_steps)
         words = [
             *self.words, *budget.words, *self._length_words(budget, every),
             "--optim", entrant.optimizer, *self._usual_words(entrant), *entrant.preset(settings.preset).words,
@@ -92,6 +92,12 @@ class Track:
             },
             work=float(rank or 1.0),
         )
+
+    @property
+    def _recipes_eval_steps(self) -> int:
+        """Between evaluations where the number of steps is not known; 0 where the recipe does not say."""
+        steps = self.options["eval_steps"] if self.options["eval_strategy"] == "steps" else None
+        return int(steps or 0)
 
     def _length_words(self, budget: Budget, eval_steps: int) -> list[str]:
         """Evaluations, checkpoints and log lines, for a run of this length."""

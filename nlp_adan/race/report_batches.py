@@ -40,17 +40,23 @@ def batch_differences(race: Race) -> dict[str, dict[int, Estimate | None]]:
 def batches_section(race: Race) -> Section:
     """Final losses over batch sizes, their differences at each size, and the settings found for it."""
     differences = batch_differences(race)
+    equal = (
+        "Every run has the same hours, whatever its batch."
+        if race.budget.startswith("hours")
+        else "Every run sees as many samples as the others, to a step: twice the batch, half the steps."
+    )
     told = (
-        "Every run sees as many samples as the others: twice the batch, half the steps. Differences are those of "
-        f"paired runs, with {percent(batch_confidence(race))} Student-t intervals: corrected for all comparisons at "
-        "all sizes (Bonferroni). Where an optimizer bears large batches better, its difference falls as they grow."
+        f"{equal} Differences are those of paired runs, with {percent(batch_confidence(race))} Student-t intervals: "
+        "corrected for all comparisons at all sizes (Bonferroni). Where an optimizer bears large batches better, its "
+        "difference falls as they grow."
     )
     rows, gaps = [], []
     for size in batch_sizes(race):
         cells = [_losses(_runs(race, name, size)) for name in race.entrants]
         gaps.append((f"{size:,}", *(difference_text(by_size[size]) for by_size in differences.values())))
         steps = sorted({run.steps for name in race.entrants for run in _runs(race, name, size)})
-        rows.append((f"{size:,}", " or ".join(f"{each:,}" for each in steps) or NOTHING, *cells))
+        told_steps = [f"{each:,}" for each in ((steps[0], steps[-1]) if len(steps) > 2 else steps)]
+        rows.append((f"{size:,}", (" to " if len(steps) > 2 else " or ").join(told_steps) or NOTHING, *cells))
     losses = Table(
         tuple(Column(head, "right") for head in ("Batch size", "Steps", *race.entrants)),
         tuple(rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def prepared(folder: Path, *words: str) -> Setup:
     return prepare_race("lstm", LSTM, *parse_race(given))
 
 
-def words_of(setup: Setup, place: int, **more: int) -> list[str]:
+def words_of(setup: Setup, place: int, **more: Any) -> list[str]:
     """Of a final run of an entrant."""
     entrant = setup.entrants[place]
     settings = Settings(entrant.presets[0].name, entrant.first_rate, entrant.weight_decay)
@@ -95,8 +96,8 @@ def test_no_validation_text(folder: Path, tmp_path: Path) -> None:
 )
 def test_short_runs_warm_up_for_as_large_a_share(folder: Path, words: list[str], share: str) -> None:
     setup = prepared(folder, "--budget", "steps:400", "--lr", "1e-3", *words)
-    for more in ({}, {"share": 0.25}, {"batch_size": 32}):
-        assert word_value("--warmup_steps", words_of(setup, 0, **more)) == share  # type: ignore[arg-type]
+    lengths: list[dict[str, Any]] = [{}, {"share": 0.25}, {"batch_size": 32}]
+    assert {word_value("--warmup_steps", words_of(setup, 0, **length)) for length in lengths} == {share}
 
 
 def test_a_recipes_betas_and_epsilon_are_its_own_optimizers(folder: Path) -> None:
