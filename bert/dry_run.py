@@ -44,7 +44,7 @@ def plan_of_run(options: Options, plan: PlanOptions) -> Plan:
     num_train_blocks = None
     tokenizer: Any = _PlannedTokenizer(data.vocab_size)
     if data.data is not None and is_prepared(Path(data.data)):
-        prepared, tokenizer = prepare_corpus(data)
+        prepared, tokenizer = prepare_corpus(data, given=options.data.given)
         num_train_blocks = len(prepared.train)
     else:
         if data.data is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from bert.data_options import CorpusOptions
+from bert.given import check_given
 from bert.metrics import masked_lm_metrics
 from bert.model import STATISTICS
 from bert.model_options import ModelOptions
@@ -24,6 +25,7 @@ from nlp_adan.training.recipe import (
     CommandParser,
     check_range,
     find_recipe,
+    given_options,
     parse_with_recipe,
     read_recipe,
     recipe_names,
@@ -37,11 +39,15 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclasses.dataclass
 class DataOptions(CorpusOptions):
-    """The text, its tokenizer and its masking."""
+    """The text, its tokenizer and its masking.
+
+    given: the names of all options that stand on the command line itself.
+    """
 
     recipe: str = dataclasses.field(default="tiny", metadata={"help": "A recipe's name, or a .yaml file's path."})
     max_valid_blocks: int = dataclasses.field(default=2048, metadata={"help": "At most so many blocks are validated."})
     mask_probability: float = dataclasses.field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+    given: frozenset[str] = dataclasses.field(default=frozenset(), init=False)
 
 
 class Options(NamedTuple):
@@ -76,7 +82,9 @@ def parse_options(words: Sequence[str]) -> Options:
     parser = command_parser()
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
     options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+    options.data.given = given_options(words)
     check_data(options.data)
+    check_given(options.data, options.model, options.data.given)
     if options.budget.max_hours is not None:
         check_budget_schedule(options.engine)
     check_best_metric(options.engine.metric_for_best_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from nlp_adan.storage import cache_folder, new_folder, sha256_json, write_json
 
 from .build import SHARD_BYTES
 from .data_options import CorpusOptions
+from .given import check_given_prepared
 from .making import SAMPLE_RECORD, default_folder, prepare
 from .prepared import PreparedData, open_prepared
 from .tokenizer import TRAINER_VERSION, TokenizerKind, load_tokenizer, train_tokenizer
@@ -66,15 +68,21 @@ def prepare_pretraining_data(
 
 
 def prepare_corpus(
-    options: CorpusOptions, folder: Path | None = None, num_workers: int | None = None, verify: bool = False
+    options: CorpusOptions,
+    folder: Path | None = None,
+    num_workers: int | None = None,
+    verify: bool = False,
+    given: Collection[str] = (),
 ) -> tuple[PreparedData, PreTrainedTokenizerBase]:
     """`prepare_pretraining_data` with the options of a command; `--data` may also name prepared data.
+
+    given: the names of the options that then have to be true of it, those on the command line.
 
     Raises: UserError for whatever is wrong with them, with the data or with the disk.
     """
     try:
         if options.data is not None and is_prepared(Path(options.data)):
-            return _given(options, Path(options.data))
+            return _given(options, Path(options.data), given)
         return prepare_pretraining_data(
             options.data,
             encoding=options.encoding,
@@ -98,9 +106,12 @@ def prepare_corpus(
         ) from error
 
 
-def _given(options: CorpusOptions, folder: Path) -> tuple[PreparedData, PreTrainedTokenizerBase]:
+def _given(
+    options: CorpusOptions, folder: Path, given: Collection[str]
+) -> tuple[PreparedData, PreTrainedTokenizerBase]:
     """Data that was prepared before, without its sources."""
     prepared = open_prepared(folder)
+    check_given_prepared(options, given, folder, prepared.manifest)
     if options.block_size != prepared.block_size:
         raise UserError(
             f"--block_size {options.block_size}: {folder} holds blocks of {prepared.block_size} tokens; "

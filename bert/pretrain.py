@@ -67,7 +67,7 @@ class MaskedLMPretraining(Pretraining[PreparedData]):
         """Token blocks of the prepared folder, from the cache, or made now."""
         data, model = self.options.data, self.options.model
         tokenizer = data.tokenizer or model.model_name_or_path
-        prepared, self._tokenizer = prepare_corpus(dataclasses.replace(data, tokenizer=tokenizer))
+        prepared, self._tokenizer = prepare_corpus(dataclasses.replace(data, tokenizer=tokenizer), given=data.given)
         return prepared
 
     def sequence_length(self, data: PreparedData) -> int:

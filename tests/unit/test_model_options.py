@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, XLNetConfig
 
 from bert.model import build_model
 from bert.model_options import ModelOptions, load_config, model_config, num_positions
+from bert.options import parse_options
 from nlp_adan.errors import UserError
 from tests.unit.test_bert_model import config
 
@@ -116,3 +117,18 @@ def test_models_that_cannot_be_pretrained_are_named(tmp_path: Path) -> None:
                            ({"dropout": 2.0}, "dropout"), ({"num_attention_heads": 5}, "multiple")):  # fmt: skip
         with pytest.raises(UserError, match=named):
             model_config(ModelOptions(**options), Tokenizer(), 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model_name_or_path", "there", "--hidden_size", "64"], "--hidden_size: .*'there' has a configuration"),
+        (["--config_name", "there", "--dropout", "0.1"], "--dropout: .*'there' has a configuration"),
+        (["--model_name_or_path", "there", "--vocab_size=600"], "--vocab_size: .*'there' has a tokenizer"),
+        (["--tokenizer", "there", "--tokenizer_kind", "bpe"], "--tokenizer_kind: .*'there' has a tokenizer"),
+    ],
+)
+def test_options_that_would_not_act(words: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{told} of its own; leave it out"):
+        parse_options([*words, "--output_dir", str(tmp_path)])
+    parse_options([*words[:2], "--output_dir", str(tmp_path)])  # what the recipe says gives way
