@@ -7,6 +7,7 @@
     planning     a run's words, its key and its folder
     run          one run, in a process of its own
     results      what runs and the race leave behind
+    record       what is raced in a folder, and what changed since
     conduct      search, finals, batch sizes, one after the other
     verdict, report   what came of it
 

@@ -21,13 +21,14 @@ from nlp_adan.race.entrants import Entrant
 from nlp_adan.race.options import RaceOptions
 from nlp_adan.race.planning import RECORD, Track
 from nlp_adan.race.reaching import has_diverged
+from nlp_adan.race.record import write_record
 from nlp_adan.race.report import write_race_report
 from nlp_adan.race.results import Race, RunResult, Search, Settings, read_result
 from nlp_adan.race.search import LONGER, Candidate, best, is_edge, next_candidates
 from nlp_adan.runs import Outcome, Run, execute
 from nlp_adan.runs.execution import describe_outcome
 from nlp_adan.runs.run import RESULT
-from nlp_adan.storage import write_json
+from nlp_adan.storage import sha256_json
 
 ByEntrant = dict[str, tuple[RunResult, ...]]
 Sizes = dict[str, dict[int, tuple[RunResult, ...]]]  # by entrant and batch size
@@ -90,8 +91,10 @@ def conduct_race(setup: Setup) -> Race:
 
     Raises: RunsFailed where runs of the search or final ones broke.
     """
-    names = [entrant.name for entrant in setup.entrants]
-    write_json(setup.track.folder / RECORD, {**setup.known, "entrants": names})
+    own = {name: getattr(setup.options, name) for name in ("lr", "weight_decay", "search_runs", "evaluations")}
+    entrants = [entrant.name for entrant in setup.entrants]
+    made_by = sha256_json(setup.track.made_by)
+    write_record(setup.track.folder / RECORD, {**setup.known, **own, "entrants": entrants, "made_by": made_by})
     searches = _search(setup)
     finals = _finals(setup, searches)
     batches, batch_searches, failures = _batch_sizes(setup, searches)

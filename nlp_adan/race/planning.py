@@ -146,7 +146,12 @@ class Track:
         with same_environment():
             options = open_door(self.door)([*words, "--output_dir", str(self.folder / RUNS)]).options.resolved()
         acting = {name: value for name, value in options.items() if name not in WATCHING | {"data", "given"}}
-        return sha256_json([FORMAT, self.door, acting, self.data_key, code_sha256(*_computes(self.door)), versions()])
+        return sha256_json([FORMAT, self.door, acting, self.data_key, *self.made_by])
+
+    @property
+    def made_by(self) -> tuple[str, dict[str, str]]:
+        """The code that computes, hashed, and the versions of the libraries."""
+        return code_sha256(*_computes(self.door)), versions()
 
 
 def _computes(door: str) -> tuple[str, ...]:

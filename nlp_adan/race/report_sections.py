@@ -15,7 +15,15 @@ from nlp_adan.race.report_curves import mean_loss
 from nlp_adan.race.report_search import loss_cell, settings_cells
 from nlp_adan.race.results import Race, RunResult
 from nlp_adan.race.verdict import Verdict
-from nlp_adan.race.wording import counted, difference_text, percent, ratio_text, reach_text
+from nlp_adan.race.wording import (
+    LEAST_DIGITS,
+    counted,
+    difference_text,
+    digits_of,
+    percent,
+    ratio_text,
+    reach_text,
+)
 from nlp_adan.reporting import Code, Column, Image, Note, Paragraph, Section, Table
 from nlp_adan.reporting.facts import facts_table
 from nlp_adan.reporting.plots import interval_plot
@@ -95,14 +103,18 @@ def finals_section(race: Race, found: Verdict) -> Section:
     names = race.entrants
     by_seed = {name: {run.seed: run for run in race.finals.get(name, ())} for name in names}
     compared = {each.entrant: each for each in found.comparisons}
+    digits = {
+        name: LEAST_DIGITS if each.difference is None else digits_of(each.difference) for name, each in compared.items()
+    }
     rows = []
     for seeds in zip(*(race.seeds[name] for name in names), strict=True):
         runs = {name: by_seed[name].get(seed) for name, seed in zip(names, seeds, strict=True)}
         seed = str(seeds[0]) if len(set(seeds)) == 1 else ", ".join(map(str, seeds))
-        gaps = [_gap(runs[name], runs[found.baseline]) for name in compared]
+        gaps = [_gap(runs[name], runs[found.baseline], digits[name]) for name in compared]
         rows.append((seed, *(loss_cell(runs[name]) for name in names), *gaps))
     middle = [plain(mean_loss(race.finals.get(name, ()))) for name in names]
-    gaps = [NOTHING if (gap := compared[name].difference) is None else f"{gap.mean:+.3f}" for name in compared]
+    means = {name: each.difference for name, each in compared.items()}
+    gaps = [NOTHING if gap is None else f"{gap.mean:+.{digits[name]}f}" for name, gap in means.items()]
     rows.append(("mean", *middle, *gaps))
     heads = ("Seed", *names, *(f"{name} less {found.baseline}" for name in compared))
     columns = (Column(heads[0]), *(Column(head, "right") for head in heads[1:]))
@@ -110,10 +122,10 @@ def finals_section(race: Race, found: Verdict) -> Section:
     return Section("Final runs", (losses, _runs_table(race)))
 
 
-def _gap(run: RunResult | None, other: RunResult | None) -> str:
+def _gap(run: RunResult | None, other: RunResult | None, digits: int) -> str:
     if run is None or other is None or has_diverged(run) or has_diverged(other):
         return NOTHING
-    return f"{run.loss - other.loss:+.3f}"
+    return f"{run.loss - other.loss:+.{digits}f}"
 
 
 def _runs_table(race: Race) -> Table:
@@ -153,11 +165,17 @@ def settings_section(race: Race) -> Section:
         ("Sequences a step", ", ".join(f"{size:,}" for size in batch) or NOTHING),
         ("Seeds", ", ".join(dict.fromkeys(seeds.values())) if len(set(seeds.values())) == 1 else
                   "; ".join(f"{name} {text}" for name, text in seeds.items())),
-        ("Runs of the search", f"{100 * race.short_share:.3g} %, then {100 * race.longer_share:.3g} % of the budget"),
+        ("Runs of the search", _search_text(race)),
         ("Runs at a time", str(race.jobs)),
     ]  # fmt: skip
     caption = "The settings that raced; all others are alike"
     return Section("Settings", (Table(columns, tuple(rows), caption), facts_table(facts)))
+
+
+def _search_text(race: Race) -> str:
+    if not any(search.short for search in race.searches.values()):
+        return "none"
+    return f"{100 * race.short_share:.3g} %, then {100 * race.longer_share:.3g} % of the budget"
 
 
 def budget_text(race: Race) -> str:

@@ -50,9 +50,9 @@ def best(tried: Mapping[Candidate, float], number: int = 1) -> list[Candidate]:
 
 
 def is_edge(chosen: Candidate, tried: Sequence[Candidate]) -> bool:
-    """Whether no lower or no higher rate of the same preset was tried."""
+    """Whether no lower or no higher rate of the same preset was tried; so it is for one that was tried alone."""
     rates = [candidate.learning_rate for candidate in tried if candidate.preset == chosen.preset]
-    return len(rates) > 1 and chosen.learning_rate in (min(rates), max(rates))
+    return chosen.learning_rate in (min(rates), max(rates))
 
 
 def _nearer(entrant: Entrant, tried: Mapping[Candidate, float]) -> list[Candidate]:

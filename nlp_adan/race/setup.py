@@ -183,8 +183,8 @@ def _check_budget(
 
 
 def _published(run: Pretraining[Any], recipe: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The published validation curves of the recipe and of its twin with Adam, where there are."""
-    name = str(recipe["recipe"])
+    """The published validation curves of the recipe with Adan and of its twin with Adam, where there are."""
+    name = str(recipe["recipe"]).removesuffix("-adam")
     curves = [run.kind.published(each) for each in (name, f"{name}-adam")]
     return {curve.name: [(float(step), curve.to_nats(loss)) for step, loss in curve.valid] for curve in curves if curve}
 

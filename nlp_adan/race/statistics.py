@@ -1,7 +1,7 @@
 """Means of a few paired values with Student-t intervals.
 
 A percentile bootstrap is no alternative: of three values it never leaves their range. In 2,000 simulated races between
-equals, three seeds each, its 95 % interval excluded 0 in 33 of 100, Student's in 5.
+equals, three seeds each, its 95 % interval (1,000 draws) excluded 0 in 24 of 100, Student's in 5.
 """
 
 from __future__ import annotations

@@ -97,3 +97,22 @@ def test_evaluations_in_hours_of_a_rate_that_was_not_searched(
     assert {word_value("--max_hours", words) for words in finals} == {"1"}
     told: Any = conduct.write_race_report(tmp_path / "report", race)
     assert told and "Every run has the same hours, whatever its batch." in (tmp_path / "report/report.md").read_text()
+
+
+def test_a_command_that_changed_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    breaks_at("none", monkeypatch)
+
+    def told(*words: str) -> str:
+        conduct_race(prepared(folder, "--lr", "1e-3", "--output_dir", str(tmp_path), *words))
+        return capsys.readouterr().out
+
+    assert told("--budget", "steps:400") == "" and told("--budget", "steps:400", "--jobs", "2", "--seeds", "4") == ""
+    changed = told("--budget", "steps:500", "--max_grad_norm", "1")
+    assert "budget: steps:400 before, steps:500 now" in changed and "--max_grad_norm 1 now" in changed
+    assert "code" not in changed and told("--budget", "steps:500", "--max_grad_norm", "1") == ""
+    monkeypatch.setattr("nlp_adan.race.planning.code_sha256", lambda *modules: "other")
+    assert "the code or a library changed" in told("--budget", "steps:500", "--max_grad_norm", "1")
+    (tmp_path / "race.json").write_text('{"budget": "ste')  # as another program may leave it
+    assert told("--budget", "steps:500") == ""

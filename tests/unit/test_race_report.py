@@ -128,6 +128,20 @@ def test_final_losses_by_seed(full: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_small_differences_are_told_by_seed_with_the_verdicts_digits(tmp_path: Path) -> None:
+    text = markdown(tmp_path, race_of({"adamw": [6.0, 6.1, 6.2], "adan": [5.9999, 6.0998, 6.1999]}))
+    gaps = [row[-1] for row in table(sections(text)["Final runs"], "Seed")]
+    assert gaps == ["-0.00010", "-0.00020", "-0.00010", "-0.00013"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_race_without_a_search_says_so(tmp_path: Path) -> None:
+    assert "| Runs of the search    | none" in markdown(
+        tmp_path, without_search(race_of({"adamw": ADAMW, "adan": ADAN}))
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_run_is_a_dash_and_other_seeds_are_named(tmp_path: Path) -> None:
     race = race_of({"adamw": ADAMW, "adamw-2": ADAMW}, seeds={"adamw": (1, 2, 3), "adamw-2": (11, 12, 13)})
     race = dataclasses.replace(race, finals={

@@ -70,7 +70,7 @@ def test_given_rates_are_tried_with_every_preset_and_no_others() -> None:
 
 def test_edges() -> None:
     tried = [Candidate("a", 1.0), Candidate("a", 2.0), Candidate("a", 4.0), Candidate("b", 8.0)]
-    assert [is_edge(candidate, tried) for candidate in tried] == [True, False, True, False]
+    assert [is_edge(candidate, tried) for candidate in tried] == [True, False, True, True]
 
 
 def test_entrants_have_what_is_usual_for_them() -> None:

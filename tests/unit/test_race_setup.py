@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bert.run_kind import MASKED_LM
 from nlp_adan.errors import UserError
 from nlp_adan.race.conduct import Setup
 from nlp_adan.race.options import parse_race
 from nlp_adan.race.results import Settings
-from nlp_adan.race.setup import prepare_race
+from nlp_adan.race.setup import _published, prepare_race
 from nlp_adan.training.recipe import word_value
 
 LSTM = "transformer_xl.pretrain:lstm_pretraining"
@@ -115,3 +117,9 @@ def test_a_recipes_betas_and_epsilon_are_its_own_optimizers(folder: Path) -> Non
 def test_rates_that_are_written_alike_are_one(folder: Path) -> None:
     setup = prepared(folder, "--budget", "steps:400", "--lr", "1e-3,1.00000001e-3")
     assert {entrant.rates for entrant in setup.entrants} == {(1e-3,)}
+
+
+@pytest.mark.parametrize("recipe", ["base", "base-adam"])
+def test_both_published_curves_stand_beside_either_recipe(recipe: str) -> None:
+    found = _published(SimpleNamespace(kind=MASKED_LM), {"recipe": recipe})  # type: ignore[arg-type]
+    assert len(found) == 2 and all(points for points in found.values())
