@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.step_rate import TIMED_STEPS, step_rate
 from nlp_adan import Adan
-from nlp_adan.training.hardware import peak_flops
 from transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
 from transformer_xl.flops import counted_tail_share, training_flops_per_segment
 
 BATCH = 60  # the paper's, on one device
-WARM_UP_STEPS, TIMED_STEPS, REPEATS = 10, 10, 5
 NUM_SEGMENTS = 4  # different ones, in turn
 CLIP = 0.25
 
@@ -65,35 +62,11 @@ def measure(case: Case, device: torch.device, steps: int = TIMED_STEPS) -> dict[
         optimizer.step()
         optimizer.zero_grad()
 
-    def synchronize() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for number in range(WARM_UP_STEPS if device.type == "cuda" else 2):
-        step(number)
-    seconds = []
-    for _ in range(REPEATS):
-        synchronize()
-        begin = time.perf_counter()
-        for number in range(steps):
-            step(number)
-        synchronize()
-        seconds.append((time.perf_counter() - begin) / steps)
-    median = statistics.median(seconds)
     segment_flops = training_flops_per_segment(
         config, length, config.mem_len, micro_batch=case.batch, tail_share=counted_tail_share(config, counts)
     )
-    flops = segment_flops * case.batch / median
-    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return {
-        "batch": case.batch,
-        "milliseconds": median * 1e3,
-        "all_milliseconds": [value * 1e3 for value in seconds],
-        "tokens_per_second": case.batch * length / median,
-        "flops_per_second": flops,
-        "mfu": None if peak is None else flops / peak,
-        "memory_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
-    }
+    found = step_rate(step, device, case.batch * length, case.batch * segment_flops, steps, cpu_warm_up=2)
+    return {"batch": case.batch, **found}
 
 
 def measure_all(device: torch.device) -> dict[str, dict[str, Any]]:

@@ -5,8 +5,6 @@ Imports torch, transformers, numpy and those of our modules that need nothing mo
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +12,15 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
+from benchmarks.step_rate import TIMED_STEPS, step_rate
 from bert.flops import forward_flops_per_sequence
 from bert.masking import MaskingCollator
 from bert.model import build_model
 from nlp_adan import Adan
 from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD
-from nlp_adan.training.hardware import peak_flops
 
 MASK_PROBABILITY = 0.15
 VOCABULARY = 30592  # BERT's 30,522, rounded up to a multiple of 64
-WARM_UP_STEPS, TIMED_STEPS, REPEATS = 10, 10, 5
 NUM_BATCHES = 4  # different ones, in turn
 
 
@@ -88,33 +85,10 @@ def measure(case: Case, device: torch.device, vocabulary: int = VOCABULARY, step
         optimizer.step()
         optimizer.zero_grad()
 
-    def synchronize() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for number in range(WARM_UP_STEPS if device.type == "cuda" else 1):
-        step(number)
-    seconds = []
-    for _ in range(REPEATS):
-        synchronize()
-        begin = time.perf_counter()
-        for number in range(steps):
-            step(number)
-        synchronize()
-        seconds.append((time.perf_counter() - begin) / steps)
-    median = statistics.median(seconds)
     forward = forward_flops_per_sequence(config, case.length, MASK_PROBABILITY, sparse_last_layer)
-    flops = TRAINING_PER_FORWARD * forward * case.batch / median
-    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return {
-        "batch": case.batch,
-        "milliseconds": median * 1e3,
-        "all_milliseconds": [value * 1e3 for value in seconds],
-        "tokens_per_second": case.batch * case.length / median,
-        "flops_per_second": flops,
-        "mfu": None if peak is None else flops / peak,
-        "memory_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
-    }
+    flops = TRAINING_PER_FORWARD * forward * case.batch
+    found = step_rate(step, device, case.batch * case.length, flops, steps, cpu_warm_up=1)
+    return {"batch": case.batch, **found}
 
 
 def make_batch(case: Case, vocabulary: int, number: int, device: torch.device) -> dict[str, torch.Tensor]:

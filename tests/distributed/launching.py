@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 # A program of two ranks takes some 10 s on cores of its own; 155 s were measured on two that others used, too.
 TIMEOUT_SECONDS = 900
@@ -82,3 +85,21 @@ def cases(module: str) -> dict[str, str]:
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("CASE ") for line in done.stdout.splitlines() if line.startswith("CASE ")]
     return {name: result for name, _, result in (line.partition(": ") for line in lines)}
+
+
+def split_cases(
+    module: str, one_rank: Sequence[str], two_ranks: Sequence[str], folder: Path
+) -> dict[str, dict[str, Any]]:
+    """What a worker found in the cases that it was given, by their names; those of two ranks as `2 CASE`."""
+    folders = {"": folder / "one", "2 ": folder / "two"}
+    for place in folders.values():
+        place.mkdir()
+    one = run([sys.executable, "-m", module, str(folders[""]), *one_rank])
+    assert one.returncode == 0, one.stderr
+    two = deepspeed("--module", module, str(folders["2 "]), *two_ranks)
+    assert two.returncode == 0, two.stderr
+    return {
+        f"{prefix}{path.stem}": torch.load(path, weights_only=True)
+        for prefix, place in folders.items()
+        for path in place.glob("*.pt")
+    }

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import set_seed
 
 from tests.distributed import launching
@@ -30,16 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What each case found, by its name; two-rank cases as `2 CASE`."""
-    folders: list[tuple[str, Path]] = [("", tmp_path_factory.mktemp("one")), ("2 ", tmp_path_factory.mktemp("two"))]
-    one = launching.run([sys.executable, "-m", WORKER, str(folders[0][1]), *WHOLE, *ONE_RANK])
-    assert one.returncode == 0, one.stderr
-    two = launching.deepspeed("--module", WORKER, str(folders[1][1]), *DDP, *SHARDED)
-    assert two.returncode == 0, two.stderr
-    return {
-        f"{prefix}{path.stem}": torch.load(path, weights_only=True)
-        for prefix, folder in folders
-        for path in folder.glob("*.pt")
-    }
+    return launching.split_cases(WORKER, [*WHOLE, *ONE_RANK], [*DDP, *SHARDED], tmp_path_factory.mktemp("cases"))
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> float:

@@ -14,6 +14,7 @@ from nlp_adan import Adan
 from nlp_adan.training.checkpoint.fragments import Fragment, Layout, ParameterFacts
 from nlp_adan.training.checkpoint.optimizer_state import optimizer_files
 from nlp_adan.training.checkpoint.tensor_files import write_tensor_file
+from tests.unit.checkpoint_folders import Small
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -31,16 +32,11 @@ OPTIMIZERS: dict[str, Make] = {
 }
 
 
-class Odd(nn.Module):
-    """Parameters of every kind: matrices and vectors, a scalar, a frozen one, one without gradient, one not dense."""
+class Odd(Small):
+    """Parameters of every kind: besides `Small`'s one without entries, a frozen one and one that is not dense."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Linear(5, 7, dtype=dtype)
-        self.second = nn.Linear(7, 3, dtype=dtype)
-        self.scale = nn.Parameter(torch.tensor(0.5, dtype=dtype))
-        self.unused = nn.Parameter(torch.ones(4, dtype=dtype))
+        super().__init__(dtype)
         self.empty = nn.Parameter(torch.ones(0, 3, dtype=dtype))
         self.frozen = nn.Parameter(torch.ones(7, dtype=dtype), requires_grad=False)
         self.second.weight.data = self.second.weight.data.t().contiguous().t()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,8 @@ def test_goes_on_from_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert"])
 def test_special_tokens_are_the_tokenizer_s(model_type: str) -> None:
     """No identifier of a family's defaults is left that the vocabulary does not have."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = dict.fromkeys(("hidden_size", "intermediate_size"), 32)
+    sizes |= dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
     found = model_config(ModelOptions(model_type=model_type, **sizes), Tokenizer(), 16)
     assert (found.pad_token_id, found.cls_token_id, found.sep_token_id) == (0, 1, 2)
     if model_type == "modernbert":  # as the published ones

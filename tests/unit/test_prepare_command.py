@@ -118,21 +118,19 @@ def test_prepared_data_as_the_data_of_a_run(texts: Path) -> None:
 def test_what_is_said_beside_prepared_data_is_true_of_it(texts: Path) -> None:
     """An option of the text or of its tokenizer would do nothing there: it is accepted where it says how they are."""
     data = prepared(texts, "data", "--documents", "blank_line")
-    true = {
+    true: dict[str, Any] = {
         "documents": "blank_line", "encoding": "UTF8", "valid_fraction": 0.2, "split_seed": 0, "tokenizer_kind": "bpe",
         "vocab_size": 300,
     }  # fmt: skip
     place: dict[str, Any] = {"data": str(data.folder), "block_size": 32}
     prepare_corpus(CorpusOptions(**place, **true), given=true)
-    false = {
+    false: dict[str, Any] = {
         "documents": "file", "encoding": "latin-1", "valid_fraction": 0.1, "split_seed": 1,
         "tokenizer_kind": "wordpiece", "vocab_size": 310, "tokenizer_sample_bytes": 5, "text_column": "body",
     }  # fmt: skip
     for name, value in false.items():
         options = CorpusOptions(**place, **{name: value})
-        with pytest.raises(
-            UserError, match=rf"--{name} {value}: .*(was prepared with|needed none).*leave it out"
-        ):
+        with pytest.raises(UserError, match=rf"--{name} {value}: .*(was prepared with|needed none).*leave it out"):
             prepare_corpus(options, given=[name])
         prepare_corpus(options)  # a recipe's
 
