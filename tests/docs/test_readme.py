@@ -116,6 +116,8 @@ def check_command(command: str) -> None:
         importlib.import_module(transformer_xl.__main__.COMMANDS[rest[2]])._parse(rest[3:])
     elif program.endswith("python") and rest[0] == "run_race.py":
         check_race(rest[1:])
+    elif program.endswith("python") and rest[:2] == ["-m", "mkdocs"]:
+        assert rest[2:] == ["serve"]
     elif rest[0].startswith("benchmarks/"):
         source = (PROJECT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
@@ -161,6 +163,7 @@ def test_the_files_that_it_names_exist() -> None:
             "pretraining/",
             "training/",
             "reporting/",
+            "race/",
             "runs/",
             "recipes/",
             "download_glue_data.py",
