@@ -121,7 +121,9 @@ def _difference_plot(race: Race) -> list[Image]:
         f"{title} ends at {', '.join(f'{points[-1][1]:+.3f}' for points in lines.values())}"
         for title, lines in panels.items()
     )
-    svg = panel_plot(panels, "optimizer steps", "difference (nats)", dict.fromkeys(panels, 0.0), "equal")
+    zero = dict.fromkeys(panels, 0.0)
+    seeds_from = len(race.entrants)  # seeds are no entrants: they have other colours
+    svg = panel_plot(panels, "optimizer steps", "difference (nats)", zero, "equal", first_colour=seeds_from)
     caption = "Differences of paired runs at equal steps, without the first third; below 0 is better."
     return [Image("curves_differences", svg, f"Differences over steps: {ends}.", caption)]
 

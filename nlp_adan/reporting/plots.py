@@ -236,6 +236,7 @@ def panel_plot(
     y_label: str,
     levels: Mapping[str, float] | None = None,
     level_name: str = "baseline",
+    first_colour: int = 0,
 ) -> str:
     """Small line plots side by side, with one legend for all; returns an SVG element.
 
@@ -244,6 +245,7 @@ def panel_plot(
         x_label: What x is, with its unit; likewise `y_label`.
         levels: A height per panel to compare the lines with, dashed.
         level_name: What these heights are, for the legend.
+        first_colour: So many colours are left out, which stand for something else on the same page.
     """
     columns = 1 if len(panels) < 2 else 2
     num_rows = max(1, -(-len(panels) // columns))
@@ -252,7 +254,7 @@ def panel_plot(
         known: dict[str, Any] = {}
         for axes, (title, lines) in zip(grid, panels.items(), strict=False):
             for name, points in lines.items():
-                place = series.index(name)
+                place = first_colour + series.index(name)
                 style = DASHES[place // len(COLOURS) % len(DASHES)]
                 colour, marker = COLOURS[place % len(COLOURS)], "o" if len(points) < 2 else ""
                 (known[name],) = axes.plot(*columns_of(points), style, color=colour, marker=marker, linewidth=1.6)
