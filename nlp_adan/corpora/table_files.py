@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -95,7 +96,7 @@ def jsonl_texts(
             ) from error
         except (gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: damaged gzip data after line {number} ({error}); fetch the file again") from error
-        except UnicodeDecodeError:
+        except UnicodeError:
             with open(path, "rb") as again:
                 check_decodes(path, encoding, _decompressed(path, again))
             raise
@@ -208,7 +209,9 @@ def _open_parquet(path: Path, column: str) -> Any:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
+        # Opened by its bytes: pyarrow takes no name as text that is not UTF-8.
+        source = pyarrow.OSFile(os.fsencode(path))
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a whole parquet file ({reason}); fetch it again") from error

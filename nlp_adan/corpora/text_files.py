@@ -87,7 +87,7 @@ def read_text(
                 on_position(raw.tell())
                 # Yielded when the line that came last is not in it.
                 yield document, (lines.begin,)
-        except UnicodeDecodeError:
+        except UnicodeError:
             check_text(path, encoding)
             raise
         on_position(raw.tell())
@@ -122,7 +122,7 @@ def read_blocks(
                     yield block
                 if not chunk:
                     break
-        except UnicodeDecodeError:
+        except UnicodeError:
             check_text(path, encoding)
             raise
     if rest := newlines.decode("", final=True):
@@ -189,6 +189,10 @@ def check_decodes(
             remedy = _encoding_remedy(stream, path)
             raise UserError(
                 f"{path}, line {line}: byte {offset} (0x{error.object[error.start]:02x}) is not {encoding}. {remedy}"
+            ) from error
+        except UnicodeError as error:  # UTF-16 and UTF-32 without a byte order mark
+            raise UserError(
+                f"{path} is not {encoding} ({error}): leave `--encoding` out if it is UTF-8, or name its encoding"
             ) from error
         if "\0" in text:
             before = text[: text.index("\0")]
