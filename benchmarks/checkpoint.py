@@ -38,7 +38,7 @@ from nlp_adan import Adan
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.param_groups import decay_groups
 from nlp_adan.progress import progress
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.checkpoint import tensor_files
 from nlp_adan.training.checkpoint.fragments import fragments_of
 from nlp_adan.training.checkpoint.optimizer_state import optimizer_files
@@ -283,7 +283,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="saves of each kind (default: 7)")
     parser.add_argument("--threads", type=int, default=num_cpu_cores(), help="of torch (default: one a core)")
     parser.add_argument("--folder", type=Path, help="where to save to (default: the folder for temporary files)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(words)
     for name, least in {**dict.fromkeys((*sizes, "threads"), 1), "rounds": 2}.items():
         if getattr(options, name) < least:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.progress import progress
-from nlp_adan.storage import write_json
+from nlp_adan.storage import json_file, write_json
 
 OURS, THREADS, PROCESSES = "prepare", "datasets, threads", "datasets, processes"
 SIDES = (OURS, THREADS, PROCESSES)
@@ -253,7 +253,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--block_size", type=int, default=512, help="tokens in a block (default: 512)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--vocab_size", type=int, default=VOCAB_SIZE, help=f"(default: {VOCAB_SIZE})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     for name in ("--side", "--text", "--tokenizer", "--output"):
         parser.add_argument(name, help=argparse.SUPPRESS)  # of the process of one side
     return parser.parse_args()

@@ -29,7 +29,7 @@ from fault_drill_starts import LAUNCHERS, SAVE_LIMIT, SAVE_STEPS, Missed, Run, T
 
 from nlp_adan.errors import UserError, exit_on_user_error, nearest
 from nlp_adan.progress import progress
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.environment import environment
 
 STAGES = (1, 2, 3)
@@ -162,7 +162,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="fork: ranks of a process that has imported everything, several times as fast (default: deepspeed)",
     )  # fmt: skip
     parser.add_argument("--keep", type=Path, metavar="DIR", help="copy the folders of runs that went wrong there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(words)
     options.faults = words_of("--faults", options.faults, list(FAULTS))
     options.stages = [int(stage) for stage in words_of("--stages", options.stages, [str(stage) for stage in STAGES])]

@@ -30,7 +30,7 @@ from glue_eval.sample_tasks import sample_tasks_folder
 from glue_eval.tasks import parse_task_names
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.progress import progress
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.environment import environment, num_cpu_cores
 
@@ -144,7 +144,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--their_steps", type=int, default=3, help="timed steps of their segments (default: 3)")
     parser.add_argument("--our_steps", type=int, default=15, help="timed steps of our segments (default: 15)")
     parser.add_argument("--threads", type=int, default=num_cpu_cores(), help="of torch (default: the cores)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(words)
     least = {**dict.fromkeys((*sizes, "their_steps", "our_steps", "threads"), 1), "rounds": 2}
     least["max_examples"] = options.batch

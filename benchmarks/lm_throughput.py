@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from nlp_adan import Adan
 from nlp_adan.errors import UserError, exit_on_user_error
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.environment import environment
 from transformer_xl import AWDLSTMConfig, AWDLSTMForCausalLM, TransformerXLConfig, TransformerXLForCausalLM
 from transformer_xl.configuration import check_config
@@ -275,7 +275,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a turn (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--no_gpu", action="store_true", help="leave the GPU out where there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(words)
     for name, least in {**dict.fromkeys((*sizes, "steps", "threads"), 1), "rounds": 2}.items():
         if getattr(options, name) < least:

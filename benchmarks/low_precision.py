@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nlp_adan import Adan
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.progress import progress
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 
 VOCABULARY = 256  # bytes
 CURVE_INTERVAL = 50  # steps averaged into one point of the loss curve
@@ -286,7 +286,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="directory of a training and a validation text file")
     parser.add_argument("--train-pattern", default="*train*", help="file name or pattern in --data (%(default)s)")
     parser.add_argument("--validation-pattern", default="*valid*", help="file name or pattern in --data (%(default)s)")
-    parser.add_argument("--json", type=Path, help="results; written after every run, and an interrupted one goes on")
+    parser.add_argument(
+        "--json", type=json_file, help="results; written after every run, and an interrupted one goes on"
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     # The optimum is flat from 4e-3 to 8e-3: compared with --variants fp32 --seeds 1 --steps 1000 on WikiText-2.
     parser.add_argument("--lr", type=float, default=6e-3, help="peak learning rate (%(default)s)")

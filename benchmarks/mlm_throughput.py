@@ -30,7 +30,7 @@ from optimizer_step import STEADY
 import nlp_adan  # noqa: F401, makes optim="adan" valid
 from nlp_adan.corpora.builtin_corpus import builtin_corpus_file
 from nlp_adan.errors import UserError, exit_on_user_error
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.engine import quiet_libraries
 from nlp_adan.training.environment import environment, num_cpu_cores
 
@@ -194,7 +194,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--documents", type=Path, help="JSON lines with a text each (default: the built-in corpus)")
     parser.add_argument("--max_bytes", type=int, default=6_000_000, help="of the documents (default: 6 million)")
     parser.add_argument("--no_gpu", action="store_true", help="leave the GPU out where there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(words)
     for name, least in {**dict.fromkeys((*sizes, "steps", "threads"), 1), "rounds": 2, "curve_steps": 20}.items():
         if getattr(options, name) < least:

@@ -32,7 +32,7 @@ from nlp_adan import Adan
 from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.kernels import fused_available
 from nlp_adan.progress import progress
-from nlp_adan.storage import write_json
+from nlp_adan.storage import json_file, write_json
 
 HIDDEN, INTERMEDIATE, POSITIONS, TOKEN_TYPES = 768, 3072, 512, 2
 LAYERS, VOCABULARY = 12, 30522
@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument("--device", choices=devices, default=devices[0], help=f"default here: {devices[0]}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its choice)")
     parser.add_argument("--official", type=Path, metavar="PATH", help="the authors' adan.py")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     for name, least in (("rounds", 2), ("layers", 1), ("vocabulary", 1), ("threads", 1)):
         if getattr(options, name) < least:

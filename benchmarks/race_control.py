@@ -25,7 +25,7 @@ from nlp_adan.race.options import parse_race
 from nlp_adan.race.results import Race
 from nlp_adan.race.setup import prepare_race
 from nlp_adan.race.verdict import verdict
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 from nlp_adan.training.environment import environment
 
 DOOR = "transformer_xl.pretrain:lstm_pretraining"
@@ -69,8 +69,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="pairs of a race (default: 3)")
     parser.add_argument("--steps", type=int, default=60, help="of a run (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
+    parser.add_argument("--json", type=json_file, help="write the figures to this file")
+    with exit_on_user_error():
+        options = parser.parse_args()
     with exit_on_user_error(), tempfile.TemporaryDirectory() as folder:
         kinds = {
             "against itself": [f"{RATE:g}"],

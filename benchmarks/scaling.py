@@ -34,7 +34,7 @@ from nlp_adan.errors import UserError, exit_on_user_error
 from nlp_adan.pretraining.plan import Devices, Workload, make_plan
 from nlp_adan.reporting.document import standalone
 from nlp_adan.reporting.plots import growth_plot
-from nlp_adan.storage import write_json, write_text
+from nlp_adan.storage import json_file, write_json, write_text
 from nlp_adan.training.environment import num_cpu_cores
 
 LARGEST_EXPONENT = 1.1  # of cost in size, between neighbouring sizes: linear, and some noise
@@ -236,7 +236,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--steps", type=numbers(int), default=[20, 200], help="of runs to resume (default: 20,200)")
     parser.add_argument("--measured_steps", type=int, default=8, help="of the axes ranks and model (default: 8)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here; other axes in it stay")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write the figures here; other axes in it stay")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write scaling_AXIS.svg here")
     options = parser.parse_args()
     if min(options.ranks) < 1 or min(options.megabytes) <= 0 or min(options.steps) < 3 or options.measured_steps < 3:

@@ -40,7 +40,7 @@ from zero_equivalence_worker import (
 )
 
 from nlp_adan.errors import UserError, exit_on_user_error
-from nlp_adan.storage import finite, write_json
+from nlp_adan.storage import finite, json_file, write_json
 
 WORKER = Path(__file__).with_name("zero_equivalence_worker.py")
 RANKS = 2
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=STEPS, help=f"fewer for a quick try (default: {STEPS})")
     parser.add_argument("--official", type=Path, metavar="PATH", help="the authors' adan.py")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     if options.steps < 1:
         raise UserError(f"--steps must be 1 or more, got {options.steps}")

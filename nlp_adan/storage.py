@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -12,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from nlp_adan.errors import UserError
 
 CHUNK_BYTES = 1 << 20
 
@@ -48,11 +51,14 @@ def sha256_json(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that a reader, or a crash, finds the old content or the new one, never a part of it."""
+    r"""Write a UTF-8 file so that a reader, or a crash, finds the old content or the new one, never a part of it.
+
+    What is no Unicode, of a file's name that is not UTF-8, is written as `\udce9`: JSON and YAML read that again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -76,6 +82,22 @@ def sync_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of a JSON value, indented. NaN and infinities are refused: they are not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_file(text: str) -> Path:
+    """The file that an option `--json` names, tried before the work whose figures it is to hold; not made here.
+
+    Raises: UserError where it could not be written.
+    """
+    path = Path(text)
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryDirectory(dir=parent, prefix=".writable-").cleanup()
+    except OSError as error:
+        raise UserError(f"--json: cannot write {text!r} ({error.strerror}); name another file") from error
+    return path
 
 
 def finite(value: Any) -> Any:
