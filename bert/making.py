@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_adan.corpora.corpus import Corpus
-from nlp_adan.corpora.documents import FileCorpus
+from nlp_adan.corpora.documents import FileCorpus, check_outside
 from nlp_adan.corpora.encoding import default_num_workers
 from nlp_adan.corpora.manifest import (
     BLOCKS,
@@ -78,7 +78,8 @@ def prepare(
     inputs = preparation(plan)
     key = sha256_json(inputs)
     folder = (default_folder(key) if folder is None else folder).expanduser().resolve()
-    _check_outside(corpus, folder)
+    if isinstance(corpus, FileCorpus) and corpus.is_folder:
+        check_outside(str(corpus.folder), folder, "with `--output_dir` (or NLP_ADAN_CACHE, for the cache)")
     partial = unfinished_folder(folder)
     try:
         if not folder.exists():
@@ -91,18 +92,6 @@ def prepare(
             raise _no_space(plan, partial, error) from error
         raise
     return open_prepared(folder)
-
-
-def _check_outside(corpus: Corpus, folder: Path) -> None:
-    """Raises: UserError where prepared data would become a part of the data that it is made of."""
-    data = corpus.folder.resolve() if isinstance(corpus, FileCorpus) and corpus.is_folder else None
-    if data is not None and folder.is_relative_to(data):
-        inside = folder.relative_to(data).parts
-        if not any(name.startswith(".") for name in inside):  # those are left out when the data is read
-            raise UserError(
-                f"{folder} lies inside the data {corpus.name!r}, which would grow by it: name another folder with "
-                "`--output_dir` (or NLP_ADAN_CACHE, for the cache)"
-            )
 
 
 def _make(plan: Plan, inputs: dict[str, Any], partial: Path, folder: Path) -> None:

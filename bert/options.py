@@ -16,6 +16,7 @@ from bert.metrics import masked_lm_metrics
 from bert.model import STATISTICS
 from bert.model_options import ModelOptions
 from bert.probe import ProbeOptions
+from nlp_adan.corpora.documents import check_outside
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.budget import BudgetOptions
@@ -30,6 +31,7 @@ from nlp_adan.training.recipe import (
     read_recipe,
     recipe_names,
     resolved,
+    told_with_place,
     unknown_value,
     word_value,
 )
@@ -81,13 +83,15 @@ def parse_options(words: Sequence[str]) -> Options:
     """
     parser = command_parser()
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, RECIPES)
-    options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
-    options.data.given = given_options(words)
-    check_data(options.data)
-    check_given(options.data, options.model, options.data.given)
-    if options.budget.max_hours is not None:
-        check_budget_schedule(options.engine)
-    check_best_metric(options.engine.metric_for_best_model)
+    with told_with_place(path, words):
+        options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+        options.data.given = given_options(words)
+        check_data(options.data)
+        check_given(options.data, options.model, options.data.given)
+        check_outside(options.data.data, Path(options.engine.output_dir))
+        if options.budget.max_hours is not None:
+            check_budget_schedule(options.engine)
+        check_best_metric(options.engine.metric_for_best_model)
     return options
 
 

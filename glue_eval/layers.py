@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 
 from glue_eval.tasks import TASKS, Task
 from nlp_adan.errors import UserError, nearest
-from nlp_adan.training.recipe import CommandParser, given_options
-from nlp_adan.training.recipe_file import RecipeFile, read_recipe_file
+from nlp_adan.training.recipe import CommandParser, given_options, options_in_question
+from nlp_adan.training.recipe_file import RecipeFile, read_recipe_file, wrong_form
 
 # Of the command line only: no hyperparameters.
 CALLS_OWN = frozenset({
@@ -86,8 +84,7 @@ def told_with_place(layers: Sequence[Layer], task: Task, words: Sequence[str]) -
     try:
         yield
     except UserError as error:
-        in_question = re.findall(r"--([\w-]+)", re.sub("`.*?`", "", str(error)))  # not those of the remedy
-        for option in (name.replace("-", "_") for name in in_question):
+        for option in options_in_question(error):
             for layer in reversed(layers):
                 if option in layer.options(task) and option not in given_options(words):
                     raise UserError(f"{layer.place(task, option)}: {error}") from error
@@ -110,11 +107,6 @@ def _check_key(
         raise UserError(f"{where}: {key!r} is no hyperparameter; say it on the command line, with `--{key}`")
     if key in COMMON and section != ("default",):
         raise UserError(f"{where}: {key!r} is the same for all tasks; say it under `default`")
-    if isinstance(value, list) and known[key].nargs not in ("+", "*"):
-        raise UserError(f"{where}: {key!r} takes one value, found a list; write `{key}: ...`")
-    if isinstance(value, Mapping):
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:  # a date, or an alias of what it is in
-            told = f"{key!r} cannot be written as JSON ({error})"
-            raise UserError(f"{where}: {told}; use names, numbers and words in quotation marks") from error
+    wrong = wrong_form(key, value, takes_several=known[key].nargs in ("+", "*"))
+    if wrong is not None:
+        raise UserError(f"{where}: {wrong}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nlp_adan.corpora.documents import check_outside
 from nlp_adan.errors import UserError
 from nlp_adan.pretraining.plan_options import PlanOptions
 from nlp_adan.training.budget import BudgetOptions
@@ -22,6 +23,7 @@ from nlp_adan.training.recipe import (
     read_recipe,
     recipe_names,
     resolved,
+    told_with_place,
     word_value,
 )
 from nlp_adan.training.schedules import ScheduleOptions
@@ -98,25 +100,29 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
     """
     parser = command_parser(family)
     path = find_recipe(word_value("--recipe", words) or DataOptions.recipe, family_recipes(family))
-    options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
-    options.data.given = given_options(words)
-    if options.data.max_valid_tokens is not None:
-        check_range("max_valid_tokens", options.data.max_valid_tokens, 1)
-    if options.budget.max_hours is not None:
-        check_budget_schedule(options.engine)
-        if options.schedule.warmup_on_top and 0 < options.engine.warmup_steps < 1:
+    with told_with_place(path, words):
+        options = Options(*parse_with_recipe(parser, read_recipe(path), path, words))
+        options.data.given = given_options(words)
+        if options.data.max_valid_tokens is not None:
+            check_range("max_valid_tokens", options.data.max_valid_tokens, 1)
+        check_outside(options.data.data, Path(options.engine.output_dir))
+        if options.budget.max_hours is not None:
+            check_budget_schedule(options.engine)
+            if options.schedule.warmup_on_top and 0 < options.engine.warmup_steps < 1:
+                raise UserError(
+                    f"--warmup_on_top: a warm-up that is a share of --max_hours (--warmup_steps "
+                    f"{options.engine.warmup_steps:g}) comes before the schedule; give it in whole steps, or "
+                    "`--warmup_on_top false`"
+                )
+        best = options.engine.metric_for_best_model
+        if best is not None and best.removeprefix("eval_") != "loss":
             raise UserError(
-                f"--warmup_on_top: a warm-up that is a share of --max_hours (--warmup_steps "
-                f"{options.engine.warmup_steps:g}) comes before the schedule; give it in whole steps, or "
-                "`--warmup_on_top false`"
+                f"--metric_for_best_model: {best!r}: give `loss`, with which perplexity and bits per character fall"
             )
-    best = options.engine.metric_for_best_model
-    if best is not None and best.removeprefix("eval_") != "loss":
-        raise UserError(
-            f"--metric_for_best_model: {best!r}: give `loss`, with which perplexity and bits per character fall"
-        )
-    if options.engine.data_seed is not None and not options.model.random_lengths:
-        raise UserError("--data_seed: it draws segments of random length, and here all are of --tgt_len; leave it out")
-    if family == "lstm" and options.engine.activation_checkpointing:
-        raise UserError("--activation_checkpointing: an LSTM's kernel keeps its activations itself; leave it out")
+        if options.engine.data_seed is not None and not options.model.random_lengths:
+            raise UserError(
+                "--data_seed: it draws segments of random length, and here all are of --tgt_len; leave it out"
+            )
+        if family == "lstm" and options.engine.activation_checkpointing:
+            raise UserError("--activation_checkpointing: an LSTM's kernel keeps its activations itself; leave it out")
     return options

@@ -18,6 +18,7 @@ from nlp_adan.storage import sha256_file
 from .corpus import Corpus, OnBytes, Position, Source
 from .digests import Digests, relative_name, stamp
 from .lines import SEEKABLE_ENCODINGS, next_line_start
+from .manifest import is_prepared
 from .table_files import MAX_LINE_CHARS, UNKNOWN_LINE, check_parquet, parquet_rows, read_jsonl, read_parquet
 from .text_files import PIECE_CHARS, check_text, read_text
 
@@ -68,6 +69,21 @@ def open_corpus(
     from .hub_corpus import HubCorpus
 
     return HubCorpus(data, text_column, missing)
+
+
+def check_outside(data: str | None, folder: Path, remedy: str = "with `--output_dir`") -> None:
+    """Raises: UserError where what is to be written into `folder` would become a part of the folder of texts `data`.
+
+    remedy: where another folder is named.
+    """
+    source = None if data is None else Path(data).expanduser().resolve()
+    if source is None or not source.is_dir() or is_prepared(source) or not folder.resolve().is_relative_to(source):
+        return
+    inside = folder.resolve().relative_to(source).parts
+    if not any(name.startswith(".") for name in inside):  # those are left out when the data is read
+        raise UserError(
+            f"{str(folder)!r} lies inside the data {data!r}, which would grow by it: name another folder {remedy}"
+        )
 
 
 class FileCorpus(Corpus):

@@ -8,20 +8,22 @@ converted alike (YAML reads `1e-3` as a string; the parser makes it a number).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import enum
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser, training_args
+from transformers import HfArgumentParser, TrainingArguments, training_args
 from transformers.hf_argparser import string_to_bool
 
 from nlp_adan.errors import UserError, nearest
-from nlp_adan.training.recipe_file import read_recipe_file
+from nlp_adan.training.recipe_file import read_recipe_file, wrong_form
 
 # An option on the command line that puts a recipe's other options out of force.
 SUPERSEDES = {
@@ -32,6 +34,11 @@ SUPERSEDES = {
     # Of a language model's recipe: a tokenizer has a vocabulary of its own.
     "--tokenizer": ("--unit", "--lower_case", "--max_vocab", "--min_count"),
 }
+# Options that name a file, a folder or something on the hub: of an empty name the working folder would be taken.
+NAMING = (
+    "config", "config_name", "data", "mnli_model", "model", "model_name_or_path", "recipe", "resume", "tokenizer",
+    "verify",
+)  # fmt: skip
 # A value that says no more than leaving the option out.
 _UNSET = {"--max_steps": "-1"}
 
@@ -71,13 +78,17 @@ class CommandParser(HfArgumentParser):
             hint = nearest(unknown[0].split("=")[0], options)
             raise UnknownOption(f"unknown {what} {unknown[0]!r}{hint}; see {self.prog} --help", unknown[0])
         try:
-            return tuple(self.parse_args_into_dataclasses(words, look_for_args_file=False))
+            found = tuple(self.parse_args_into_dataclasses(words, look_for_args_file=False))
         except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # an option's own check, not argparse's
             message = " ".join(str(error).split())
-            match = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]$", message)
-            if match and match[1] in words:  # one of transformers' enumerations
-                raise unknown_value(words[words.index(match[1]) - 1], match[1], _choices(match[2])) from error
+            match = re.match(r"(\S*?) ?is not a valid (\w+), please select one of \[(.*)\]$", message)
+            if match and (option := _option_with(match[2], match[1], words)):
+                raise unknown_value(option, match[1], _choices(match[3])) from error
             raise UserError(self._in_our_words(message)) from error
+        for name in NAMING:
+            if any(getattr(instance, name, None) == "" for instance in found):
+                raise UserError(f"--{name}: nothing is named by ''; give a name or a path, or leave the option out")
+        return found
 
     def _in_our_words(self, message: str) -> str:
         """A library's message with options as the command line has them, and with values for Python's enumerations."""
@@ -93,6 +104,23 @@ class CommandParser(HfArgumentParser):
             lambda match: f"--{match[0]}" if f"--{match[0]}" in known else match[0],
             message,
         )
+
+
+def _option_with(enumeration: str, value: str, words: Sequence[str]) -> str | None:
+    """The option of one of transformers' enumerations that has this value, the last one; None where there is none.
+
+    Other options may have an equal value, which is good there.
+    """
+    kinds = {
+        f"--{name}"
+        for owner in TrainingArguments.__mro__
+        for name, kind in vars(owner).get("__annotations__", {}).items()
+        if enumeration in str(kind)
+    }
+    pairs = [
+        tuple(word.split("=", 1)) if "=" in word else (word, after) for word, after in itertools.pairwise([*words, ""])
+    ]
+    return next((option for option, given in reversed(pairs) if option in kinds and given == value), None)
 
 
 def _choices(text: str) -> list[str]:
@@ -212,14 +240,42 @@ def _with_recipe(parser: CommandParser, recipe: Mapping[str, Any], path: Path, w
     superseded = {option for theirs in given for option in theirs}
     if word_value("--optim", words) not in (None, recipe.get("optim")):
         superseded.add("--optim_args")  # another optimizer's
-    known = {option for action in parser._actions for option in action.option_strings}
-    ours: list[str] = []
-    for option, *values in option_words(recipe):
-        if option not in known:
-            raise UserError(f"{path}: unknown key {option[2:]!r}{nearest(option, known)}")
-        if option not in superseded:
-            ours += [option, *values]
+    known = {option[2:]: action for action in parser._actions for option in action.option_strings}
+    for key, value in recipe.items():
+        _check_key(path, str(key), value, known)
+    ours = [word for option, *values in option_words(recipe) if option not in superseded for word in (option, *values)]
     return [*ours, *words]
+
+
+def _check_key(path: Path, key: str, value: Any, known: Mapping[str, argparse.Action]) -> None:
+    """Raise a UserError for a key that is no option, and for a value that no command line could give."""
+    if key not in known:
+        wrong: str | None = f"unknown key {key!r}{nearest(key, known)}"
+    else:
+        wrong = wrong_form(key, value, takes_several=known[key].nargs in ("+", "*"))
+    if wrong is not None:
+        raise UserError(f"{read_recipe_file(path).place(key)}: {wrong}")
+
+
+def options_in_question(error: UserError) -> list[str]:
+    """The names of the options that a message is about, in its order: not those of remedy and suggestion."""
+    about = re.sub(r"`.*?`|\(did you mean .*?\)", "", str(error))
+    return [name.replace("-", "_") for name in re.findall(r"--([\w-]+)", about)]
+
+
+@contextlib.contextmanager
+def told_with_place(path: Path, words: Sequence[str]) -> Iterator[None]:
+    """Put `mine.yaml:4: ` before a UserError about an option that the recipe says, and the user's words do not."""
+    try:
+        yield
+    except UserError as error:
+        (option, *_) = [*options_in_question(error), ""]
+        if not option or isinstance(error, UnknownOption) or option in given_options(words):
+            raise
+        file = read_recipe_file(path)
+        if option not in file.values:
+            raise
+        raise UserError(f"{file.place(option)}: {error}") from error
 
 
 def _refuse_both(words: Sequence[str]) -> None:

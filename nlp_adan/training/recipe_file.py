@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,3 +63,15 @@ def _key_lines(path: Path, node: yaml.Node, leading: tuple[str, ...] = ()) -> di
         found[keys] = line
         found |= _key_lines(path, value, keys)
     return found
+
+
+def wrong_form(key: str, value: Any, takes_several: bool) -> str | None:
+    """What is wrong with a value that no words of a command line could give; None where nothing is."""
+    if isinstance(value, list) and not takes_several:
+        return f"{key!r} takes one value, found a list; write `{key}: ...`"
+    if isinstance(value, Mapping):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:  # a date, or an alias of what it is in
+            return f"{key!r} cannot be written as JSON ({error}); use names, numbers and words in quotation marks"
+    return None
