@@ -96,6 +96,11 @@ def check_given(options: Any) -> None:
             raise UserError(f"--accelerator_config: {error}; known are {known}") from error
     if (deepspeed := configs["deepspeed"]) is not None:
         check_deepspeed_config(deepspeed, _origin(options.deepspeed))
+        if "zero_optimization" not in deepspeed:  # which accelerate asks for, of no file and with no remedy
+            raise UserError(
+                f'--deepspeed: {_origin(options.deepspeed)}: it has no "zero_optimization"; give it one, such as '
+                '`"zero_optimization": {"stage": 2}`, or start from one of ds_configs/'
+            )
         if isinstance(options.deepspeed, str) and options.deepspeed.startswith("{"):
             options.deepspeed = deepspeed
     if options.torch_compile_backend is not None or options.torch_compile_mode is not None:
@@ -178,8 +183,17 @@ def _check_ranges(options: Any) -> None:
     for option in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         check_range(option, getattr(options, option), 1)
     check_range("ddp_timeout", options.ddp_timeout, 1)
-    for option in ("learning_rate", "weight_decay", "warmup_steps"):
+    for option in ("learning_rate", "weight_decay", "warmup_steps", "eval_delay"):
         check_range(option, getattr(options, option), 0)
+    for option in ("logging_steps", "eval_steps", "save_steps"):
+        steps = getattr(options, option)
+        if steps is not None and not 0 < steps < math.inf:
+            raise UserError(
+                f"--{option}: {steps:g} is out of range; give a number of steps, or a share of all between 0 and 1"
+            )
+    for option in ("save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps"):
+        if getattr(options, option) is not None:
+            check_range(option, getattr(options, option), 1)
     if options.max_grad_norm != math.inf:  # which clips nothing
         check_range("max_grad_norm", options.max_grad_norm, 0)
     check_range("num_train_epochs", options.num_train_epochs, 0, MOST_EPOCHS)

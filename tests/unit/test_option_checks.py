@@ -109,8 +109,10 @@ def parse(*words: str) -> Options:
         ("--valid_fraction 0", "--valid_fraction: 0 is out of range"),
         ("--valid_fraction 5 --dry_run", "--valid_fraction: 5 is out of range"),
         ("--block_size 0", "--block_size: 0 is out of range; give 1 or more"),
+        ("--logging_steps 0", "--logging_steps: 0 is out of range; give a number of steps, or a share"),
+        ("--eval_steps=nan", "--eval_steps: nan is out of range"),
+        ("--torch_empty_cache_steps 0", "--torch_empty_cache_steps: 0 is out of range"),
         # Messages of the libraries' own: our option's name, and no Python enumeration.
-        ("--logging_steps 0", "logging strategy steps requires non-zero --logging_steps$"),
         ("--lr_scheduler_type greedy", "--lr_scheduler_type greedy requires an eval strategy"),
         ("--load_best_model_at_end True --eval_strategy epoch --save_strategy steps",
          "Evaluation strategy: epoch - Save strategy: steps"),
