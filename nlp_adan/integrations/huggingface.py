@@ -40,7 +40,11 @@ def adan_options(optim_args: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for item in filter(None, (optim_args or "").replace(" ", "").split(",")):
         name, separator, text = item.partition("=")
-        if name not in OPTIM_ARGS or not separator:
+        if name in OPTIM_ARGS and not separator:
+            raise UserError(f"--optim_args: {name!r} has no value; write `{name}=VALUE`, with commas between several")
+        if name in options:
+            raise UserError(f"--optim_args: {name!r} stands there twice; leave one of them")
+        if name not in OPTIM_ARGS:
             raise UserError(
                 f"--optim_args: {item!r} is not an option of adan{nearest(name, OPTIM_ARGS)}; write name=value, with "
                 f"commas between; known are {', '.join(OPTIM_ARGS)} (lr, eps, weight_decay and clipping are "
