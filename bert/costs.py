@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from transformers import PretrainedConfig
 
 from bert.flops import forward_flops_per_sequence
 from bert.memory import activation_bytes
-from bert.model import masked_lm_class
+from bert.model import shape_of_model
 from nlp_adan.modeling.sparse_layers import last_layer
 from nlp_adan.pretraining.costs import TRAINING_PER_FORWARD, ModelCosts
 
@@ -32,8 +31,7 @@ def masked_lm_costs(
 
     Raises: UserError where the model cannot be pretrained here.
     """
-    with torch.device("meta"):
-        model = masked_lm_class(config)(config)
+    model = shape_of_model(config)
     sparse = last_layer(model) is not None
     forward = forward_flops_per_sequence(config, block_size, mask_probability, sparse)
     return ModelCosts(

@@ -7,9 +7,11 @@ small models that is half of all the work. The last layer is spared most of its 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -116,12 +118,26 @@ def build_model(config: PretrainedConfig, weights: str | None = None) -> PreTrai
     Raises:
         UserError: no masked LM of this type, an attention implementation that it or this machine has not, no weights.
     """
-    implementation = config._attn_implementation
     model_class = masked_lm_class(config)
     # Not by `from_config`: under ZeRO-3 that partitions while it draws the weights, and the same seed then gives
     # another model than at the other stages. ZeRO-3 partitions it afterwards.
-    try:
+    with _told_of_attention(config):
         model = model_class(config) if weights is None else _load(model_class, config, weights)
+    compute_masked_only(model)
+    return model
+
+
+def shape_of_model(config: PretrainedConfig) -> PreTrainedModel:
+    """A masked LM without memory for its weights. Raises UserError as `build_model`."""
+    with torch.device("meta"), _told_of_attention(config):
+        return masked_lm_class(config)(config)
+
+
+@contextlib.contextmanager
+def _told_of_attention(config: PretrainedConfig) -> Iterator[None]:
+    implementation = config._attn_implementation
+    try:
+        yield
     except (ValueError, ImportError) as error:
         if implementation is None:
             raise
@@ -129,8 +145,6 @@ def build_model(config: PretrainedConfig, weights: str | None = None) -> PreTrai
             f"--attn_implementation: {config.model_type} cannot run with {implementation!r} here; "
             f"leave the option out to have the fastest that can ({str(error).partition(chr(10))[0]})"
         ) from error
-    compute_masked_only(model)
-    return model
 
 
 def _load(model_class: type[PreTrainedModel], config: PretrainedConfig, name_or_path: str) -> PreTrainedModel:

@@ -14,6 +14,9 @@ from nlp_adan.training.recipe import check_range
 
 # Positions of a model with rotary ones (ModernBERT): more than a block has cost nothing and serve fine-tuning.
 MIN_ROTARY_POSITIONS = 512
+# More are a slip, and beyond what can be planned.
+MOST_LAYERS = 10_000
+MOST_WIDTH = 1_000_000
 RELATIVE_POSITIONS = 2**20  # stands for: any number
 # The first position has the number behind the padding token's.
 COUNTS_FROM_PADDING = (
@@ -106,7 +109,7 @@ def _named_config(
 
 def _sized_config(options: ModelOptions, vocab_size: int, special: dict[str, int], block_size: int) -> PretrainedConfig:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        check_range(name, getattr(options, name), 1)
+        check_range(name, getattr(options, name), 1, MOST_LAYERS if name == "num_hidden_layers" else MOST_WIDTH)
     check_range("initializer_range", options.initializer_range, 0)
     check_range("dropout", options.dropout, 0, 1)
     if options.hidden_size % options.num_attention_heads:
