@@ -17,6 +17,7 @@ from transformers import (
 
 from glue_eval.body_weights import body_problem
 from glue_eval.tasks import THREE_WAY, Task
+from nlp_adan.corpora.pretrained_tokenizer import num_token_ids
 from nlp_adan.errors import UserError
 from nlp_adan.hub import check_name
 from nlp_adan.modeling.first_token import compute_first_only
@@ -83,9 +84,10 @@ def load_tokenizer(name_or_path: str, option: str = "--model") -> PreTrainedToke
 def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
     """Raise a UserError where a tokenizer has tokens that the model has no embedding for."""
     size = getattr(config, "vocab_size", None)
-    if isinstance(size, int) and len(tokenizer) > size:
+    needed = num_token_ids(tokenizer)
+    if isinstance(size, int) and needed > size:
         raise UserError(
-            f"--model: {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model {size:,} (vocab_size in "
+            f"--model: {name!r}: its tokenizer has {needed:,} tokens, the model {size:,} (vocab_size in "
             "config.json); save the tokenizer that it was pretrained with into it"
         )
 
