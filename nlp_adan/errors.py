@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import difflib
+import errno
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator
 EXIT_CODE = 2
 # A launcher kills every rank as soon as one of them ends: the other ranks give rank 0 this long to print the message.
 OTHER_RANKS_WAIT_SECONDS = 5.0
+SHOWN_CHARS = 60  # of a name that is too long
 
 
 class UserError(Exception):
@@ -35,7 +37,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def exit_on_user_error() -> Iterator[None]:
     """Print a `UserError` raised inside, once over all ranks, and exit with code 2."""
     try:
-        yield
+        with _told_if_too_long():
+            yield
     except UserError as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         rank = int(os.environ.get("RANK", "0")) if several else 0
@@ -48,6 +51,19 @@ def exit_on_user_error() -> Iterator[None]:
             sys.stdout.flush()
             os._exit(EXIT_CODE)
         sys.exit(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def _told_if_too_long() -> Iterator[None]:
+    """Turn what the system says of a name that is too long, wherever it is first used, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        shown = str(error.filename)
+        shown = shown if len(shown) <= SHOWN_CHARS else f"{shown[:SHOWN_CHARS]}..."
+        raise UserError(f"{shown!r}: {error.strerror}; give a shorter one") from error
 
 
 @contextlib.contextmanager
