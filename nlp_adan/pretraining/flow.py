@@ -25,6 +25,7 @@ from nlp_adan.storage import write_json
 from nlp_adan.training.agreement import fail_together, wait_at_most, wait_for_all_ranks
 from nlp_adan.training.checkpoint.composing import is_of_the_disk
 from nlp_adan.training.checkpoint.manifest import checkpoint_step
+from nlp_adan.training.hub import NotSent
 from nlp_adan.training.pretraining import PretrainingEngine
 from nlp_adan.training.resuming import check_batches, find_checkpoint, lock_run
 from nlp_adan.training.run_folder import RunFolder
@@ -230,10 +231,13 @@ def _stop_if_asked(trainer: PretrainingEngine, run: RunFolder) -> None:
     sys.exit(RESUME_EXIT_CODE)
 
 
-def _save_model(trainer: PretrainingEngine, run: RunFolder) -> None:
-    error = None
+def _save_model(trainer: PretrainingEngine, run: RunFolder) -> NotSent | None:
+    """Write the model, and send it to the hub where that is asked for; the error where that failed."""
+    error = not_sent = None
     try:
         trainer.save_model()
+    except NotSent as caught:
+        not_sent = caught
     except Exception as caught:
         if not is_of_the_disk(caught):
             raise
@@ -242,11 +246,12 @@ def _save_model(trainer: PretrainingEngine, run: RunFolder) -> None:
             "`--resume auto` goes on from the last checkpoint"
         )
     fail_together(error)
+    return not_sent
 
 
 def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolder, data: Data) -> None:
     """Save the model, evaluate it, mark the run as finished, and write its report and the model's card."""
-    _save_model(trainer, run)
+    not_sent = _save_model(trainer, run)
     steps = trainer.state.global_step
     if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
         # The weights are those of that step: so are the figures that follow.
@@ -269,3 +274,5 @@ def _finish(family: Pretraining[Data], trainer: PretrainingEngine, run: RunFolde
         describe(run, family.kind, data.manifest)
         told.append(f"report: {run.path / 'report.html'}, {run.path / 'report.md'}")
     print("\n".join(told), flush=True)
+    if not_sent is not None:
+        raise not_sent

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
+from nlp_adan.errors import UserError
 from nlp_adan.locks import RankLock
-from nlp_adan.training.hub import HubEngine
+from nlp_adan.training.hub import HubEngine, NotSent
 from tests.checkpoints import make_checkpoint
+
+
+REFUSED: Any = SimpleNamespace(headers={}, status_code=403, request=None)
 
 
 @pytest.fixture
@@ -90,3 +96,38 @@ def test_the_runs_own_is_not_sent_and_its_lock_is_kept(run: Path, sent: list[lis
 def test_of_a_checkpoint_that_was_not_written_nothing_is_sent(run: Path, sent: list[list[str]]) -> None:
     engine(run, HubStrategy.CHECKPOINT)._push_from_checkpoint(str(run / "checkpoint-6"))
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), HfHubHTTPError("403 Forbidden\nmore", response=REFUSED)]
+)
+def test_what_the_hub_does_not_take_is_told_with_where_it_is(
+    run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def upload(self: HfApi, **_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    with pytest.raises(NotSent, match=rf"{re.escape(str(run))} holds the trained model.*hf upload a/b ") as caught:
+        engine(run, HubStrategy.END).push_to_hub()
+    assert type(error).__name__ in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_error_while_sending_stays_what_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def upload(self: HfApi, **_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    with pytest.raises(OSError, match="No space"):
+        engine(run, HubStrategy.END).push_to_hub()
+
+
+def test_a_repository_that_the_hub_does_not_make(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(self: HfApi, *_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    made = engine(run, HubStrategy.END)
+    made.args.hub_private_repo = None
+    with pytest.raises(UserError, match=r"--push_to_hub: .*'a/b'.*--hub_model_id"):
+        made.init_hf_repo()
