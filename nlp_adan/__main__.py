@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from nlp_adan.errors import UserError, exit_on_user_error, nearest
-from nlp_adan.integrations.deepspeed import init_communication, single_process_environment
+from nlp_adan.integrations.deepspeed import check_configuration, init_communication, single_process_environment
 from nlp_adan.integrations.huggingface import NAME, adan_options
 
 USAGE = """usage: python -m nlp_adan SCRIPT.py [the script's own options, such as --optim adan]
@@ -59,6 +59,8 @@ def prepare(script_words: Sequence[str]) -> None:
     deepspeed = _value("--deepspeed", script_words)
     if deepspeed is not None:
         _check_ds_config(deepspeed)
+        if Path(deepspeed).is_file():  # else the script knows what it is
+            check_configuration(deepspeed)
         if not any(int(os.environ.get(name, "1")) > 1 for name in OTHER_LAUNCHERS):
             single_process_environment()
     if "WORLD_SIZE" not in os.environ or torch.accelerator.is_available():

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from nlp_adan.adan import Adan
-from nlp_adan.errors import nearest
+from nlp_adan.errors import UserError, nearest
 from nlp_adan.integrations.post_import import when_imported
 from nlp_adan.state_formats import STATE_NAMES
 
@@ -65,6 +67,29 @@ def from_configuration(params: Iterable[Any], **options: Any) -> Adan:
         return Adan(params, **options)
     except ValueError as error:
         raise ValueError(f"DeepSpeed configuration: optimizer.params: {error}") from error
+
+
+def check_configuration(path: str) -> None:
+    """Look at the optimizer of a configuration's file before anything is prepared; "auto" is left to who fills it in.
+
+    Raises: UserError for a file that is no JSON, and for parameters that Adan does not know or take.
+    """
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"--deepspeed: {path}:{getattr(error, 'lineno', 1)}: not JSON ({error}); mend the file"
+        ) from error
+    optimizer = config.get("optimizer") if isinstance(config, dict) else None
+    if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adan", "adan"):
+        return
+    params = optimizer.get("params") or {}
+    if not isinstance(params, dict):
+        raise UserError(f'--deepspeed: {path}: optimizer.params: {params!r}; write an object, such as {{"lr": 1e-3}}')
+    try:
+        from_configuration([torch.zeros(1)], **{name: value for name, value in params.items() if value != "auto"})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--deepspeed: {path}: {error}; mend the file") from error
 
 
 def _skip_dummy_step() -> None:
