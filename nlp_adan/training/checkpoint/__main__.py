@@ -8,7 +8,12 @@ from nlp_adan.errors import exit_on_user_error
 from nlp_adan.training.checkpoint.commands import main
 from nlp_adan.training.signals import exits_to_be_resumed
 
-if __name__ == "__main__":
-    # A signal leaves nothing half written.
+
+def command() -> None:
+    """`main` as a program; a signal leaves nothing half written."""
     with exit_on_user_error(), exits_to_be_resumed("the same command"):
         sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    command()
