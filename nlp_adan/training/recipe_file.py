@@ -66,8 +66,11 @@ def _key_lines(path: Path, node: yaml.Node, leading: tuple[str, ...] = ()) -> di
 
 
 def wrong_form(key: str, value: Any, takes_several: bool) -> str | None:
-    """What is wrong with a value that no words of a command line could give; None where nothing is."""
-    if isinstance(value, list) and not takes_several:
+    """What is wrong with a value that no words of a command line could give; None where nothing is.
+
+    A run's resolved.yaml has lists of none or one value, which are words too.
+    """
+    if isinstance(value, list) and len(value) > 1 and not takes_several:
         return f"{key!r} takes one value, found a list; write `{key}: ...`"
     if isinstance(value, Mapping):
         try:

@@ -158,7 +158,7 @@ def test_the_baseline_differs_from_the_papers_recipe_in_the_optimizer_only() -> 
 def test_an_unknown_key_fails(name: str, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text((RECIPES / f"{name}.yaml").read_text() + "hiden_size: 8\n")
-    with pytest.raises(UserError, match=r"mine\.yaml: unknown key 'hiden_size' \(did you mean '--hidden_size'\?\)"):
+    with pytest.raises(UserError, match=r"mine\.yaml:\d+: unknown key 'hiden_size' \(did you mean 'hidden_size'\?\)"):
         parse_options(["--recipe", str(recipe), "--output_dir", "runs/never"])
 
 
