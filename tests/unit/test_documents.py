@@ -23,6 +23,7 @@ from nlp_adan.corpora.documents import FileCorpus, open_corpus
 from nlp_adan.corpora.hub_corpus import HubCorpus
 from nlp_adan.corpora.text_files import PIECE_CHARS, pieces, text_pieces
 from nlp_adan.errors import EXIT_CODE, UserError
+from nlp_adan.storage import write_json
 
 
 def texts(data: Path, **options: Any) -> list[str]:
@@ -316,3 +317,16 @@ def test_file_corpus_reports_a_file_that_vanished(tmp_path: Path) -> None:
     corpus = FileCorpus("x", tmp_path, [tmp_path / "gone.txt"], "utf-8", "text", True)
     with pytest.raises(UserError, match="cannot be read"):
         corpus.check()
+
+
+def test_names_that_are_not_utf8_are_read_and_written_down(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "named.parquet")
+    (tmp_path / "named.parquet").rename(folder / "b\udce9.parquet")
+    (folder / "c\udce9.txt").write_text("c")
+    corpus = open_corpus(str(folder))
+    corpus.check()
+    assert list(corpus.documents()) == ["a", "c"]
+    write_json(tmp_path / "record.json", {"name": corpus.title})
+    assert json.loads((tmp_path / "record.json").read_text()) == {"name": corpus.title}
