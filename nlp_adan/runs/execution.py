@@ -19,6 +19,7 @@ from nlp_adan.runs.folder import OUTPUT, write_failure
 from nlp_adan.runs.process import conduct, end_reason
 from nlp_adan.runs.run import Outcome, Run
 from nlp_adan.training.environment import JOBS
+from nlp_adan.training.signals import signals_wait
 
 GRACE_SECONDS = 60.0  # for runs that save something when they are told to end
 FREEZE = "nlp_adan.runs.freeze"
@@ -184,7 +185,8 @@ class _Execution:
         environ = {JOBS: str(self.jobs)}
         if self.devices:
             environ[DEVICES] = self.devices[slot % len(self.devices)]
-        self.under_way.append(_Process(run, slot, self.context, environ))
+        with signals_wait():  # or a run that has begun might be unknown to `_end_all`
+            self.under_way.append(_Process(run, slot, self.context, environ))
 
     def _finish(self, process: _Process) -> None:
         outcome = process.outcome()

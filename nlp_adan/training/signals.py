@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -26,6 +27,22 @@ def restore_signals(previous: Handlers) -> None:
     """Undo `handle_signals`."""
     for number, handler in previous.items():
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """SIGNALS that come while the block runs act at its end; in a thread other than the main one, which has no part."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    previous = handle_signals(lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        restore_signals(previous)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -271,8 +271,15 @@ def test_the_bar_counts_work_and_names_what_runs(tmp_path: Path, monkeypatch: py
 # ---- ends ----
 
 
+def start_slowly(process: Any) -> None:
+    """The run is at work some time before its parent knows that it has started it."""
+    multiprocessing.process.BaseProcess.start(process)
+    time.sleep(0.5)
+
+
 def execute_in_a_child(folder: Path, saves: bool, result: Any) -> None:
     """A parent of runs that can be killed: it uses the fork server that it came from."""
+    multiprocessing.get_context("forkserver").Process.start = start_slowly  # type: ignore[method-assign]
     forkserver.ensure_running = lambda: None
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     os.setsid()
