@@ -30,6 +30,7 @@ from nlp_adan.training.schedules import ScheduleOptions
 
 from .data_options import StreamOptions
 from .model_options import Family, LSTMOptions, TransformerXLOptions
+from .texts import reads_whole_folder
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -105,7 +106,8 @@ def parse_options(family: str, words: Sequence[str]) -> Options:
         options.data.given = given_options(words)
         if options.data.max_valid_tokens is not None:
             check_range("max_valid_tokens", options.data.max_valid_tokens, 1)
-        check_outside(options.data.data, Path(options.engine.output_dir))
+        if reads_whole_folder(options.data.data):
+            check_outside(options.data.data, Path(options.engine.output_dir))
         if options.budget.max_hours is not None:
             check_budget_schedule(options.engine)
             if options.schedule.warmup_on_top and 0 < options.engine.warmup_steps < 1:

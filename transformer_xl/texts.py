@@ -153,6 +153,12 @@ def open_texts(
     return Texts(corpus, readers, shares, cut_at)
 
 
+def reads_whole_folder(data: str | None) -> bool:
+    """Whether `data` is a folder of texts of which every file is read, those that come into it later too."""
+    path = None if data is None else Path(data).expanduser()
+    return path is not None and path.is_dir() and _files_of_parts(path) is None and _character_file(path) is None
+
+
 def _character_file(path: Path) -> Path | None:
     """enwik8 or text8: the file, or the one text that a folder holds."""
     if path.is_file():
