@@ -137,7 +137,7 @@ def test_the_benchmark_in_small_goes_on_where_it_stopped(
     pytest.importorskip("stable_baselines3")
     results, plot = tmp_path / "results.json", tmp_path / "curves.svg"
     words = [*SMALL, "--adam-rates", "1e-3", "--adan-rates", "1e-3", "--json", str(results), "--plot", str(plot)]
-    trained = []
+    trained: list[tuple[str, int]] = []
     train = rl_ppo.train
 
     def interrupted(name: str, rate: float, seed: int, *rest: Any) -> Any:
@@ -166,6 +166,16 @@ def test_the_benchmark_in_small_goes_on_where_it_stopped(
         rl_ppo.main([*words, "--seeds", "3"])
     with pytest.raises(UserError, match="--env Nowhere-v0: Environment `Nowhere` doesn't exist"):
         rl_ppo.main(["--env", "Nowhere-v0"])
+
+
+@pytest.mark.parametrize("task", ["inverted_pendulum", "halfcheetah"])
+def test_the_page_shows_what_the_benchmark_wrote(task: str) -> None:
+    content = json.loads((PROJECT / "docs" / "results" / f"rl_{task}.json").read_text())
+    verdict, _, *table = rl_ppo.as_markdown(content["summary"], content["settings"]).splitlines()
+    assert "\n".join(table) in PAGE and f"(results/rl_{task}.svg)" in PAGE
+    assert re.sub(r"(.*): (.*) \((.*)\)", r"\2: \3", verdict).lower() in PAGE.replace("\n", " ").lower()
+    assert len(content["runs"]) == 2 * (3 + 3)
+    assert content["summary"] == rl_ppo.summarize(content["runs"], content["summary"]["random_actions"])
 
 
 def test_the_pages_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
