@@ -68,7 +68,7 @@ def test_a_slow_disk_writes_the_step_that_was_saved(
     """Each file takes longer than a step; its content is that of its own step all the same."""
 
     def slow(descriptor: int, data: memoryview) -> int:
-        time.sleep(0.2)
+        time.sleep(0.05)
         return os.write(descriptor, data)
 
     quick = train("quick")
