@@ -19,7 +19,6 @@ from nlp_adan.locks import RankLock
 from nlp_adan.training.hub import HubEngine, NotSent
 from tests.checkpoints import make_checkpoint
 
-
 REFUSED: Any = SimpleNamespace(headers={}, status_code=403, request=None)
 
 

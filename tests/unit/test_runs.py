@@ -279,7 +279,7 @@ def start_slowly(process: Any) -> None:
 
 def execute_in_a_child(folder: Path, saves: bool, result: Any) -> None:
     """A parent of runs that can be killed: it uses the fork server that it came from."""
-    multiprocessing.get_context("forkserver").Process.start = start_slowly  # type: ignore[method-assign]
+    multiprocessing.get_context("forkserver").Process.start = start_slowly  # type: ignore[assignment, method-assign]
     forkserver.ensure_running = lambda: None
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     os.setsid()
