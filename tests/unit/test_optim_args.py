@@ -62,7 +62,7 @@ def test_the_trainers_own_options_arrive(tmp_path: Path) -> None:
         ("betta1=0.9", "'betta1=0.9' is not an option of adan .did you mean 'beta1'"),
         ("lr=0.1", "known are beta1, beta2, beta3, no_prox, state_dtype, keep_low_bits, restart_interval, fused, fore"),
         ("lr=0.1", "lr, eps, weight_decay and clipping are --learning_rate, --adam_epsilon, --weight_decay and --max_"),
-        ("beta1", "write name=value"),
+        ("beta1", "write `beta1=VALUE`"),
         ("beta1=", "beta1 must be a number, got ''"),
         ("beta3=1", r"beta3 must be in \[0, 1\), got 1.0"),
         ("beta1=nan", r"beta1 must be in \[0, 1\), got nan"),
